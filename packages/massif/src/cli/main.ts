@@ -1,0 +1,47 @@
+/** `massif COMMAND …`: finds the command's file, runs it, and turns errors into exit codes (1 failed, 2 wrong call). */
+import { MassifError, nearest } from "../common/index.ts";
+import type { Command } from "./command.ts";
+
+/** Loaded on demand: a command that needs no torch starts without it. */
+const commands: Record<string, { summary: string; load: () => Promise<Command> }> = {};
+
+function usage(): string {
+  const width = Math.max(...Object.keys(commands).map((name) => name.length));
+  const rows = Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}`);
+  return [
+    "massif: the whole Kimi K2 recipe in TypeScript, on PyTorch's own kernels",
+    "",
+    ...rows,
+    "",
+    "massif COMMAND --help tells more, with an example.",
+  ].join("\n");
+}
+
+async function main([name, ...args]: string[]): Promise<number> {
+  if (!name || name === "help" || name === "--help" || name === "-h") {
+    console.log(usage());
+    return 0;
+  }
+  const entry = commands[name];
+  if (!entry) {
+    const like = nearest(name, Object.keys(commands));
+    throw new MassifError("cli.usage", {
+      found: `there is no command '${name}'`,
+      fix: like ? `did you mean 'massif ${like}'?` : "massif --help lists them",
+    });
+  }
+  const command = await entry.load();
+  if (args.includes("--help") || args.includes("-h")) {
+    console.log(command.help.trim());
+    return 0;
+  }
+  return command.run(args);
+}
+
+try {
+  process.exitCode = await main(process.argv.slice(2));
+} catch (error) {
+  if (!(error instanceof MassifError)) throw error;
+  console.error(`massif: ${error.message}`);
+  process.exitCode = error.code === "cli.usage" ? 2 : 1;
+}
