@@ -1,2 +1,3 @@
 export * from "./errors.ts";
+export * from "./lines.ts";
 export * from "./random.ts";
