@@ -1,0 +1,146 @@
+// Matrix product for the operators: C[M,N] = α·A[M,K]·B[K,N] (+ C), row-major C, any strides of A and B.
+//
+// Why not BLAS: MKL keeps to AVX2 on AMD, and a call costs more than the product of an attention tile.
+// One register tile of ROWS × COLS, written in the compiler's vector types (AVX-512, AVX2, SSE, NEON alike).
+// B is packed into panels [N / COLS][K][COLS]; A is read in place by broadcast, so its strides are free.
+// Inputs may be bfloat16 or Half: they are widened while they are read, sums are kept in T.
+// One thread; the caller shares work out. Sums run over k in order: the result does not depend on M or N.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "vec.h"
+
+namespace massif {
+
+/// A strided matrix that somebody else owns: element (i, j) is at[i * rs + j * cs].
+template <class T>
+struct Mat {
+  T* at;
+  int64_t rs, cs = 1;
+  Mat t() const { return {at, cs, rs}; }
+  Mat from(int64_t i, int64_t j) const { return {at + i * rs + j * cs, rs, cs}; }
+  operator Mat<const T>() const
+    requires(!std::is_const_v<T>)
+  {
+    return {at, rs, cs};
+  }
+};
+
+template <class T>
+struct Tile {
+  static constexpr int64_t ROWS = VECTOR_REGISTERS >= 32 ? 12 : 6;
+  static constexpr int64_t COLS = 2 * LANES<T>;
+  static constexpr int64_t DEPTH = 256;  // a panel of B (32 KiB) stays in the first cache
+};
+
+/// Elements that `pack` writes for a [K, N] matrix.
+template <class T>
+constexpr int64_t packed_size(int64_t K, int64_t N) {
+  return (N + Tile<T>::COLS - 1) / Tile<T>::COLS * Tile<T>::COLS * K;
+}
+
+/// B[K,N] → panels [N / COLS][K][COLS], the last one padded with zeros.
+template <class T, class In>
+void pack(int64_t K, int64_t N, Mat<const In> B, T* panels) {
+  constexpr int64_t COLS = Tile<T>::COLS, L = LANES<T>;
+  for (int64_t n = 0; n < N; n += COLS, panels += K * COLS) {
+    const int64_t cols = std::min(COLS, N - n);
+    const In* b = B.at + n * B.cs;
+    if (cols < COLS) std::fill(panels, panels + K * COLS, T(0));
+    if (B.cs == 1 && cols == COLS) {
+      for (int64_t k = 0; k < K; k++)
+        for (int64_t j = 0; j < COLS; j += L) store<T>(panels + k * COLS + j, load<T, In>(b + k * B.rs + j));
+    } else {
+      int64_t k = 0;
+      if (B.rs == 1)  // B is a transposed row-major matrix: L × L blocks through registers
+        for (; k + L <= K; k += L)
+          for (int64_t j = 0; j < cols; j += L) {
+            Vec<T> block[L];
+            const int64_t rows = std::min(L, cols - j);
+            for (int64_t i = 0; i < L; i++) block[i] = i < rows ? load<T, In>(b + (j + i) * B.cs + k) : Vec<T>{};
+            transpose<T>(block);
+            for (int64_t i = 0; i < L; i++) store<T>(panels + (k + i) * COLS + j, block[i]);
+          }
+      for (; k < K; k++)
+        for (int64_t j = 0; j < cols; j++) panels[k * COLS + j] = T(b[k * B.rs + j * B.cs]);
+    }
+  }
+}
+
+/// C[R, cols] = α · A[R, K] · panel (+ C): R × 2 accumulators in registers.
+template <int R, class T, class In>
+void multiply_tile(int64_t K, Mat<const In> A, const T* panel, T alpha, bool add, T* C, int64_t ldc, int64_t cols) {
+  constexpr int64_t L = LANES<T>;
+  Vec<T> sum[R][2] = {};
+  const In* a = A.at;
+  const int64_t rs = A.rs;
+  for (int64_t k = 0; k < K; k++, a += A.cs, panel += 2 * L) {
+    const Vec<T> b0 = load<T>(panel), b1 = load<T>(panel + L);
+    const In* row = a;
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++, row += rs) {
+      const Vec<T> x = splat(T(*row));
+      sum[r][0] += x * b0;
+      sum[r][1] += x * b1;
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++, C += ldc) {
+    const Vec<T> y[2] = {sum[r][0] * alpha, sum[r][1] * alpha};
+    if (cols == 2 * L) {
+      store<T>(C, add ? load<T>(C) + y[0] : y[0]);
+      store<T>(C + L, add ? load<T>(C + L) + y[1] : y[1]);
+    } else {
+      T tail[2 * L];
+      std::memcpy(tail, y, sizeof tail);
+      for (int64_t j = 0; j < cols; j++) C[j] = add ? C[j] + tail[j] : tail[j];
+    }
+  }
+}
+
+template <class T, class In, int... R>
+void multiply_rows(int64_t rows, int64_t K, Mat<const In> A, const T* panel, T alpha, bool add, T* C, int64_t ldc,
+                   int64_t cols, std::integer_sequence<int, R...>) {
+  using Kernel = void (*)(int64_t, Mat<const In>, const T*, T, bool, T*, int64_t, int64_t);
+  static constexpr Kernel kernels[] = {multiply_tile<R + 1, T, In>...};
+  kernels[rows - 1](K, A, panel, alpha, add, C, ldc, cols);
+}
+
+/// C[M,N] = α·A[M,K]·B (+ C), with B[K,N] packed by `pack`.
+template <class T, class In>
+void multiply_packed(int64_t M, int64_t N, int64_t K, Mat<const In> A, const T* panels, T* C, int64_t ldc, bool add = false,
+                     T alpha = 1) {
+  constexpr int64_t ROWS = Tile<T>::ROWS, COLS = Tile<T>::COLS;
+  if (K == 0 && !add)
+    for (int64_t i = 0; i < M; i++) std::fill(C + i * ldc, C + i * ldc + N, T(0));
+  for (int64_t k = 0; k < K; k += Tile<T>::DEPTH) {
+    const int64_t depth = std::min(Tile<T>::DEPTH, K - k);
+    for (int64_t n = 0; n < N; n += COLS)
+      for (int64_t m = 0; m < M; m += ROWS)
+        multiply_rows<T, In>(std::min(ROWS, M - m), depth, A.from(m, k), panels + n * K + k * COLS, alpha, add || k > 0,
+                             C + m * ldc + n, ldc, std::min(COLS, N - n), std::make_integer_sequence<int, ROWS>());
+  }
+}
+
+/// C[M,N] = α·A[M,K]·B[K,N] (+ C). Packs B, a slice of it at a time, into this thread's scratch.
+template <class T, class InA, class InB>
+void multiply(int64_t M, int64_t N, int64_t K, Mat<const InA> A, Mat<const InB> B, T* C, int64_t ldc, bool add = false, T alpha = 1) {
+  static thread_local Scratch<T> scratch;
+  constexpr int64_t WIDTH = 8 * Tile<T>::COLS;
+  if (K == 0) return multiply_packed<T, InA>(M, N, 0, A, nullptr, C, ldc, add, alpha);
+  for (int64_t k = 0; k < K; k += Tile<T>::DEPTH) {
+    const int64_t depth = std::min(Tile<T>::DEPTH, K - k);
+    for (int64_t n = 0; n < N; n += WIDTH) {
+      const int64_t width = std::min(WIDTH, N - n);
+      T* panels = scratch.get(packed_size<T>(depth, width));
+      pack<T>(depth, width, B.from(k, n), panels);
+      multiply_packed<T, InA>(M, width, depth, A.from(0, k), panels, C + n, ldc, add || k > 0, alpha);
+    }
+  }
+}
+
+}  // namespace massif

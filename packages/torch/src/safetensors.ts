@@ -1,0 +1,251 @@
+/**
+ * safetensors (the format of Hugging Face checkpoints): an 8-byte header length, a JSON header, and the bytes.
+ * Files are memory-mapped: a tensor that is read costs no copy until it is written to. Sharded folders have an index.
+ */
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import type { DType } from "./dtype.ts";
+import { TorchError } from "./error.ts";
+import { functions } from "./ops.ts";
+import type { Tensor } from "./tensor.ts";
+
+const NAME_OF: Partial<Record<DType, string>> = {
+  float64: "F64",
+  float32: "F32",
+  float16: "F16",
+  bfloat16: "BF16",
+  int64: "I64",
+  int32: "I32",
+  int16: "I16",
+  int8: "I8",
+  uint64: "U64",
+  uint32: "U32",
+  uint16: "U16",
+  uint8: "U8",
+  bool: "BOOL",
+  float8_e4m3fn: "F8_E4M3",
+  float8_e5m2: "F8_E5M2",
+  float8_e8m0fnu: "F8_E8M0",
+};
+const DTYPE_OF = Object.fromEntries(Object.entries(NAME_OF).map(([dtype, name]) => [name, dtype as DType]));
+
+/** One tensor of a file: where its bytes lie, counted from the start of the file. */
+export interface TensorEntry {
+  dtype: DType;
+  shape: number[];
+  start: number;
+  end: number;
+}
+
+const damaged = (path: string, found: string, cause?: unknown) =>
+  new TorchError("torch.safetensors", {
+    found: `${path}: ${found}`,
+    expected: "a whole safetensors file",
+    fix: "copy or download it again",
+    cause,
+  });
+
+/** The header of a file: its tensors and its metadata. Checked against the file's size; no tensor is read. */
+export function readHeader(path: string): {
+  tensors: Map<string, TensorEntry>;
+  metadata: Record<string, string>;
+  size: number;
+} {
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch (cause) {
+    throw new TorchError("torch.safetensors", { found: `cannot open ${path}`, cause });
+  }
+  try {
+    const { size } = fstatSync(fd);
+    const prefix = Buffer.alloc(8);
+    if (readSync(fd, prefix, 0, 8, 0) < 8) throw damaged(path, `only ${size} bytes`);
+    const length = Number(prefix.readBigUInt64LE());
+    if (length > size - 8) throw damaged(path, `the header should have ${length} bytes, the file has ${size}`);
+    const text = Buffer.alloc(length);
+    readSync(fd, text, 0, length, 8);
+    let header: Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
+    try {
+      header = JSON.parse(text.toString("utf8"));
+    } catch (cause) {
+      throw damaged(path, "the header is no JSON", cause);
+    }
+    const { __metadata__: metadata = {}, ...entries } = header;
+    const tensors = new Map<string, TensorEntry>();
+    for (const [name, { dtype, shape, data_offsets: offsets }] of Object.entries(entries)) {
+      const known = DTYPE_OF[dtype];
+      if (!known) throw damaged(path, `${name} has dtype ${dtype}, which is not known here`);
+      const [start, end] = offsets.map((x) => x + 8 + length) as [number, number];
+      if (end > size) throw damaged(path, `${name} should end at byte ${end}, the file at ${size}`);
+      tensors.set(name, { dtype: known, shape, start, end });
+    }
+    return { tensors, metadata: metadata as unknown as Record<string, string>, size };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** The tensors of a file, or of a folder with `model.safetensors` or a sharded `model.safetensors.index.json`, by name. */
+export class SafeTensors {
+  readonly metadata: Record<string, string> = {};
+  readonly #entries = new Map<string, TensorEntry & { file: string }>();
+  readonly #files = new Map<string, { size: number; mapped?: Tensor }>();
+
+  constructor(path: string) {
+    for (const file of filesOf(path)) {
+      const { tensors, metadata, size } = readHeader(file);
+      this.#files.set(file, { size });
+      Object.assign(this.metadata, metadata);
+      for (const [name, entry] of tensors) this.#entries.set(name, { ...entry, file });
+    }
+  }
+
+  get names(): string[] {
+    return [...this.#entries.keys()];
+  }
+
+  has(name: string): boolean {
+    return this.#entries.has(name);
+  }
+
+  /** Dtype and shape without reading. */
+  entry(name: string): TensorEntry & { file: string } {
+    const entry = this.#entries.get(name);
+    if (!entry)
+      throw new TorchError("torch.safetensors", {
+        found: `there is no tensor ${name}`,
+        expected: `one of ${this.names.slice(0, 5).join(", ")}, … (${this.names.length})`,
+      });
+    return entry;
+  }
+
+  /** The tensor, on the CPU: a view of the mapped file, private to this process when written to. */
+  get(name: string): Tensor {
+    const { file, dtype, shape, start, end } = this.entry(name);
+    if (start === end) return functions.empty(shape, { dtype });
+    const part = this.#map(file).narrow(0, start, end - start);
+    const size =
+      (end - start) /
+      Math.max(
+        1,
+        shape.reduce((a, b) => a * b, 1),
+      );
+    return (start % size === 0 ? part : part.clone()).view(dtype).view(shape);
+  }
+
+  #map(file: string): Tensor {
+    const entry = this.#files.get(file)!;
+    entry.mapped ??= functions.from_file(file, false, entry.size, { dtype: "uint8" });
+    if (!entry.mapped.live) entry.mapped = functions.from_file(file, false, entry.size, { dtype: "uint8" });
+    return entry.mapped;
+  }
+}
+
+function filesOf(path: string): string[] {
+  if (path.endsWith(".safetensors")) return [path];
+  const index = path.endsWith(".index.json") ? path : join(path, "model.safetensors.index.json");
+  if (existsSync(index)) {
+    const { weight_map: map } = JSON.parse(readFileSync(index, "utf8")) as { weight_map: Record<string, string> };
+    return [...new Set(Object.values(map))].map((file) => join(index, "..", file));
+  }
+  const single = join(path, "model.safetensors");
+  if (existsSync(single)) return [single];
+  throw new TorchError("torch.safetensors", {
+    found: `no checkpoint in ${path}`,
+    expected: "model.safetensors or model.safetensors.index.json",
+  });
+}
+
+export interface SaveOptions {
+  metadata?: Record<string, string>;
+  /** Start a new file when one would grow beyond this many bytes; writes `model.safetensors.index.json` then. */
+  maxShardBytes?: number;
+}
+
+/** Writes one safetensors file: first under another name, flushed, then renamed, so that a half-written one is never seen. */
+export function saveSafetensors(
+  path: string,
+  tensors: Iterable<[string, Tensor]>,
+  metadata: Record<string, string> = {},
+): void {
+  const list = [...tensors];
+  const header: Record<string, unknown> = { __metadata__: { format: "pt", ...metadata } };
+  let offset = 0;
+  for (const [name, tensor] of list) {
+    const dtype = NAME_OF[tensor.dtype];
+    if (!dtype)
+      throw new TorchError("torch.safetensors", {
+        found: `${name} is ${tensor.dtype}, which safetensors does not have`,
+      });
+    const bytes = tensor.nbytes;
+    header[name] = { dtype, shape: tensor.shape, data_offsets: [offset, offset + bytes] };
+    offset += bytes;
+  }
+  let text = JSON.stringify(header);
+  text += " ".repeat((8 - (Buffer.byteLength(text) % 8)) % 8);
+  const prefix = Buffer.alloc(8);
+  prefix.writeBigUInt64LE(BigInt(Buffer.byteLength(text)));
+  const partial = `${path}.${process.pid}.partial`;
+  const fd = openSync(partial, "w");
+  try {
+    writeSync(fd, prefix);
+    writeSync(fd, text);
+    for (const [, tensor] of list) writeAll(fd, tensor.bytes());
+    fsyncSync(fd);
+  } finally {
+    closeSync(fd);
+  }
+  renameSync(partial, path);
+}
+
+function writeAll(fd: number, bytes: Uint8Array): void {
+  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at, Math.min(bytes.length - at, 1 << 30));
+}
+
+/** Writes a checkpoint into a folder: `model.safetensors`, or shards and an index when it is larger than `maxShardBytes`. */
+export function saveCheckpoint(
+  folder: string,
+  tensors: Iterable<[string, Tensor]>,
+  { metadata, maxShardBytes = 5e9 }: SaveOptions = {},
+): void {
+  const shards: { bytes: number; tensors: [string, Tensor][] }[] = [{ bytes: 0, tensors: [] }];
+  let total = 0;
+  for (const [name, tensor] of tensors) {
+    const bytes = tensor.nbytes;
+    const last = shards[shards.length - 1]!;
+    if (last.tensors.length && last.bytes + bytes > maxShardBytes) shards.push({ bytes: 0, tensors: [] });
+    const shard = shards[shards.length - 1]!;
+    shard.tensors.push([name, tensor]);
+    shard.bytes += bytes;
+    total += bytes;
+  }
+  if (shards.length === 1) {
+    saveSafetensors(join(folder, "model.safetensors"), shards[0]!.tensors, metadata);
+    return;
+  }
+  const pad = (i: number) => String(i).padStart(5, "0");
+  const weightMap: Record<string, string> = {};
+  for (const [i, shard] of shards.entries()) {
+    const file = `model-${pad(i + 1)}-of-${pad(shards.length)}.safetensors`;
+    saveSafetensors(join(folder, file), shard.tensors, metadata);
+    for (const [name] of shard.tensors) weightMap[name] = file;
+  }
+  const index = join(folder, "model.safetensors.index.json");
+  writeFileSync(
+    `${index}.partial`,
+    JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2),
+  );
+  renameSync(`${index}.partial`, index);
+}
