@@ -44,12 +44,16 @@ export interface BuildPlan {
 }
 
 const ADDON = "massif_torch.node";
-const KEPT_ENTRIES = 3;
+const KEPT = 3;
 
 export function planBuild(torch: TorchInstall, env: Env = process.env, native = NATIVE): BuildPlan {
-  const compiler = onPath([...(env.CXX ? [env.CXX] : []), "c++", "g++", "clang++"], env);
-  const cmake = onPath(["cmake"], env);
-  return { torch, native, env, folder: join(cacheFolder(env), "addon"), compiler, cmake };
+  return { torch, native, env, folder: join(cacheFolder(env), "addon"), ...buildTools(env) };
+}
+
+/** The C++ compiler (CXX, else the usual names) and cmake on PATH. */
+export function buildTools(env: Env): { compiler: string | undefined; cmake: string | undefined } {
+  const compiler = onPath(env.CXX ? [env.CXX.split(" ")[0] ?? ""] : ["c++", "g++", "clang++"], env);
+  return { compiler, cmake: onPath(["cmake"], env) };
 }
 
 const NATIVE = resolve(import.meta.dirname, "../native");
@@ -67,7 +71,7 @@ export function builtAddon(plan: BuildPlan): string | undefined {
 }
 
 export interface BuildOptions {
-  /** Called with a line at the beginning and the end of a build; nothing is said where nothing is built. */
+  /** Called with a line at the beginning and the end of a build; make's own lines go to standard error meanwhile. */
   onProgress?: (line: string) => void;
 }
 
@@ -75,14 +79,14 @@ export interface BuildOptions {
  * The add-on's path; builds it if these sources have not been built yet. Only one process builds at a time, the others
  * wait. Throws `torch.build` where a tool is missing or the compiler refuses, with its last lines.
  */
-export function ensureAddon(plan: BuildPlan, { onProgress = () => {} }: BuildOptions = {}): string {
+export function ensureAddon(plan: BuildPlan, { onProgress }: BuildOptions = {}): string {
   const built = builtAddon(plan);
   if (built) return built;
-  const { cmake, compiler } = toolsOf(plan);
+  const { cmake, compiler } = requireTools(plan);
   mkdirSync(plan.folder, { recursive: true });
   return withLock(
     join(plan.folder, "lock"),
-    () => onProgress("waiting for another process that builds the add-on"),
+    () => onProgress?.("waiting for another process that builds the add-on"),
     () => {
       for (;;) {
         const before = builtAddon(plan);
@@ -96,9 +100,10 @@ export function ensureAddon(plan: BuildPlan, { onProgress = () => {} }: BuildOpt
   );
 }
 
-function toolsOf({ cmake, compiler, torch }: BuildPlan): { cmake: string; compiler: string } {
+/** The tools that a build needs; throws `torch.build` naming those that are missing. */
+export function requireTools({ cmake, compiler, torch, env }: BuildPlan): { cmake: string; compiler: string } {
   if (cmake && compiler) return { cmake, compiler };
-  const missing = [cmake ? "" : "cmake", compiler ? "" : "a C++ compiler"].filter(Boolean);
+  const missing = [cmake ? "" : "cmake", compiler ? "" : env.CXX ? `CXX=${env.CXX}` : "a C++ compiler"].filter(Boolean);
   throw new TorchError("torch.build", {
     found: `the native add-on for torch ${torch.version} is not built yet, and ${missing.join(" and ")} cannot be found on PATH`,
     expected: "cmake 3.18 or newer and a C++20 compiler",
@@ -109,7 +114,7 @@ function toolsOf({ cmake, compiler, torch }: BuildPlan): { cmake: string; compil
   });
 }
 
-function compile(plan: BuildPlan, cmake: string, compiler: string, onProgress: (line: string) => void): string {
+function compile(plan: BuildPlan, cmake: string, compiler: string, onProgress: BuildOptions["onProgress"]): string {
   const { torch, native, env } = plan;
   const objects = join(plan.folder, `objects-${digest(configuration(plan), compiler, native)}`);
   const log = join(plan.folder, "build.log");
@@ -118,12 +123,12 @@ function compile(plan: BuildPlan, cmake: string, compiler: string, onProgress: (
   mkdirSync(objects, { recursive: true });
   writeFileSync(unfinished, "");
   const began = performance.now();
-  onProgress(`building the native add-on for torch ${torch.version} (once; one to two minutes on two cores)`);
+  onProgress?.(`building the native add-on for torch ${torch.version} (once; one to two minutes on two cores)`);
   const output = openSync(log, "w");
-  const run = (args: string[]) => spawnSync(cmake, args, { env, stdio: ["ignore", output, output] });
+  const run = (args: string[], stdout: number) => spawnSync(cmake, args, { env, stdio: ["ignore", stdout, output] });
   const settings = {
     CMAKE_BUILD_TYPE: "Release",
-    CMAKE_CXX_COMPILER: compiler,
+    ...(env.CXX ? {} : { CMAKE_CXX_COMPILER: compiler }), // cmake reads CXX by itself, with its arguments
     NODE_API_INCLUDE: nodeApiInclude(),
     TORCH_INCLUDE: torch.includeDirs.join(";"),
     TORCH_LIB: torch.libDir,
@@ -131,11 +136,15 @@ function compile(plan: BuildPlan, cmake: string, compiler: string, onProgress: (
     OPS_FLAGS: opsFlags(env).join(" "),
   };
   const defines = Object.entries(settings).map(([name, value]) => `-D${name}=${value}`);
-  let result = run(["-S", native, "-B", objects, ...defines]);
-  if (result.status === 0) result = run(["--build", objects, "--parallel", String(availableParallelism())]);
+  let result = run(["-S", native, "-B", objects, ...defines], output);
+  const configured = result.status === 0;
+  if (configured) {
+    // make says what it compiles and how far it is: shown as it comes. What the compiler has to say is kept for the log.
+    result = run(["--build", objects, "--parallel", String(availableParallelism())], onProgress ? 2 : output);
+  }
   closeSync(output);
   if (result.status === null) throw result.error ?? new Error(`cmake was ended by ${result.signal}`);
-  rmSync(unfinished);
+  rmSync(configured ? unfinished : objects, { recursive: true });
   const file = join(objects, ADDON);
   if (result.status !== 0 || !existsSync(file)) {
     throw new TorchError("torch.build", {
@@ -144,7 +153,7 @@ function compile(plan: BuildPlan, cmake: string, compiler: string, onProgress: (
       fix: "massif doctor shows the compiler and the torch that were used; CXX names another compiler",
     });
   }
-  onProgress(`built the native add-on in ${((performance.now() - began) / 1000).toFixed(0)} s`);
+  onProgress?.(`built the native add-on in ${((performance.now() - began) / 1000).toFixed(0)} s`);
   return file;
 }
 
@@ -162,12 +171,15 @@ function publish({ folder }: BuildPlan, entry: string, file: string): string {
   cpSync(file, join(fresh, ADDON));
   rmSync(join(folder, entry), { recursive: true, force: true });
   renameSync(fresh, join(folder, entry));
-  const age = (name: string) => statSync(join(folder, name)).mtimeMs;
-  const entries = readdirSync(folder).filter((name) => /^[0-9a-f]{16}-[0-9a-f]{16}$/.test(name));
-  for (const old of entries.sort((a, b) => age(b) - age(a)).slice(KEPT_ENTRIES)) {
-    if (old !== entry) rmSync(join(folder, old), { recursive: true });
-  }
+  prune(folder, /^[0-9a-f]{16}-[0-9a-f]{16}$/);
+  prune(folder, /^objects-/);
   return join(folder, entry, ADDON);
+}
+
+function prune(folder: string, kind: RegExp): void {
+  const age = (name: string) => statSync(join(folder, name)).mtimeMs;
+  const entries = readdirSync(folder).filter((name) => kind.test(name));
+  for (const old of entries.sort((a, b) => age(b) - age(a)).slice(KEPT)) rmSync(join(folder, old), { recursive: true });
 }
 
 /** Marks an entry as used now, so that it outlives those that nobody uses. */
@@ -203,7 +215,8 @@ function compilerStamp(compiler: string): unknown {
 /** Our operators are made for the CPU they run on; MASSIF_MARCH names another (`x86-64-v3`). */
 export function opsFlags(env: Env): string[] {
   // -fno-math-errno and not -ffast-math: linked in, that one sets flush-to-zero for the thread that loads it.
-  return ["-O3", `-march=${env.MASSIF_MARCH ?? "native"}`, "-fno-math-errno"];
+  const native = arch() === "arm64" ? "-mcpu=native" : "-march=native";
+  return ["-O3", env.MASSIF_MARCH ? `-march=${env.MASSIF_MARCH}` : native, "-fno-math-errno"];
 }
 
 /** The first CPU's model and features, from which `-march=native` chooses. */

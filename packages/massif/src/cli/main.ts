@@ -3,7 +3,12 @@ import { MassifError, nearest } from "../common/index.ts";
 import type { Command } from "./command.ts";
 
 /** Loaded on demand: a command that needs no torch starts without it. */
-const commands: Record<string, { summary: string; load: () => Promise<Command> }> = {};
+const commands: Record<string, { summary: string; load: () => Promise<Command> }> = {
+  doctor: {
+    summary: "what is on this machine, and what to do about what is missing",
+    load: async () => (await import("./doctor.ts")).doctor,
+  },
+};
 
 function usage(): string {
   const width = Math.max(...Object.keys(commands).map((name) => name.length));
@@ -41,7 +46,8 @@ async function main([name, ...args]: string[]): Promise<number> {
 try {
   process.exitCode = await main(process.argv.slice(2));
 } catch (error) {
-  if (!(error instanceof MassifError)) throw error;
+  // TorchError says as much as MassifError does; by its name, so that no torch is loaded for it.
+  if (!(error instanceof MassifError || (error instanceof Error && error.name === "TorchError"))) throw error;
   console.error(`massif: ${error.message}`);
-  process.exitCode = error.code === "cli.usage" ? 2 : 1;
+  process.exitCode = "code" in error && error.code === "cli.usage" ? 2 : 1;
 }
