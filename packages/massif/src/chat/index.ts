@@ -1,0 +1,10 @@
+export * from "./encode.ts";
+export * from "./events.ts";
+export * from "./ids.ts";
+export * from "./json.ts";
+export { type Control, controls } from "./markers.ts";
+export * from "./parse.ts";
+export * from "./render.ts";
+export * from "./tool-declarations.ts";
+export * from "./trajectory.ts";
+export * from "./types.ts";
