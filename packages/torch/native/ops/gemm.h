@@ -110,18 +110,19 @@ void multiply_rows(int64_t rows, int64_t K, Mat<const In> A, const T* panel, T a
   kernels[rows - 1](K, A, panel, alpha, add, C, ldc, cols);
 }
 
-/// C[M,N] = α·A[M,K]·B (+ C), with B[K,N] packed by `pack`.
+/// C[M,N] = α·A[M,K]·B (+ C), with B[K,N] packed by `pack`: the first K rows of `packed_K`, if that is given.
 template <class T, class In>
 void multiply_packed(int64_t M, int64_t N, int64_t K, Mat<const In> A, const T* panels, T* C, int64_t ldc, bool add = false,
-                     T alpha = 1) {
+                     T alpha = 1, int64_t packed_K = 0) {
   constexpr int64_t ROWS = Tile<T>::ROWS, COLS = Tile<T>::COLS;
+  if (packed_K == 0) packed_K = K;
   if (K == 0 && !add)
     for (int64_t i = 0; i < M; i++) std::fill(C + i * ldc, C + i * ldc + N, T(0));
   for (int64_t k = 0; k < K; k += Tile<T>::DEPTH) {
     const int64_t depth = std::min(Tile<T>::DEPTH, K - k);
     for (int64_t n = 0; n < N; n += COLS)
       for (int64_t m = 0; m < M; m += ROWS)
-        multiply_rows<T, In>(std::min(ROWS, M - m), depth, A.from(m, k), panels + n * K + k * COLS, alpha, add || k > 0,
+        multiply_rows<T, In>(std::min(ROWS, M - m), depth, A.from(m, k), panels + n * packed_K + k * COLS, alpha, add || k > 0,
                              C + m * ldc + n, ldc, std::min(COLS, N - n), std::make_integer_sequence<int, ROWS>());
   }
 }

@@ -124,6 +124,15 @@ inline Vec<T> maximum(Vec<T> a, Vec<T> b) {
   return a > b ? a : b;
 }
 
+/// The first n lanes of v; `otherwise` in the lanes past them.
+template <class T>
+inline Vec<T> keep(Vec<T> v, int64_t n, T otherwise) {
+  if (n >= LANES<T>) return v;
+  Vec<T> lane;
+  for (int i = 0; i < LANES<T>; i++) lane[i] = T(i);
+  return lane < T(n) ? v : splat(otherwise);
+}
+
 /// eˣ. float: 2ⁿ·p(r), |r| ≤ ln 2 / 2, p of degree 6 (Cephes expf, error below 2 ulp); 0 below −87.3, largest at 88.
 inline Vec<float> exp(Vec<float> x) {
   const Vec<float> lowest = splat(-87.3f), highest = splat(88.0f), magic = splat(12582912.0f);  // 1.5·2²³ rounds
