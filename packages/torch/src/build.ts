@@ -9,7 +9,6 @@ import {
   closeSync,
   cpSync,
   existsSync,
-  globSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -195,7 +194,8 @@ export function touchAddon(file: string): void {
 /** `16 hex digits of all but the compiler` - `16 of the compiler`. */
 function entryName(plan: BuildPlan): string {
   const { compiler, native } = plan;
-  const sources = globSync(["**/*.cc", "**/*.h", "CMakeLists.txt"], { cwd: native }).sort();
+  const files = readdirSync(native, { recursive: true, encoding: "utf8" });
+  const sources = files.filter((name) => /\.(cc|h)$|^CMakeLists\.txt$/.test(name)).sort();
   const contents = sources.map((name) => [name, readFileSync(join(native, name), "base64")]);
   return `${digest(configuration(plan), contents)}-${digest(compiler ? compilerStamp(compiler) : "")}`;
 }
