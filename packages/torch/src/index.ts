@@ -17,6 +17,18 @@ export type { GradOptions } from "./autograd.ts";
 export { type Device, DTYPES, type DType, type TypedArray } from "./dtype.ts";
 export { TorchError } from "./error.ts";
 export {
+  type ExpertInputs,
+  linearCrossEntropy,
+  type MlaInputs,
+  mlaAttention,
+  moeExperts,
+  rmsNorm,
+  rotary,
+  runsFused,
+  swiglu,
+  usePlain,
+} from "./fused.ts";
+export {
   readHeader,
   SafeTensors,
   type SaveOptions,

@@ -1,0 +1,149 @@
+/**
+ * One transformer block: x ← x + MLA(norm(x)); x ← x + FFN(norm(x)), with FFN dense or experts (specification §1.6–1.11).
+ * The block is the unit of autograd: it reads its weights from a table, and everything that surrounds it (recompute,
+ * storage of activations, gradient accumulation) is decided outside, in train/tape.ts.
+ *
+ * Shapes: B batch, T positions, N = B·T, D width, H heads, K query width, X = nope + value width, R rope width,
+ * E experts, k experts a token.
+ */
+import { mlaAttention, moeExperts, rmsNorm, swiglu, type Tensor, torch } from "@massif/torch";
+import { isMoe, type ModelConfig, qkHeadDim } from "./config.ts";
+import { softmaxScale } from "./rope.ts";
+import { route, sequenceBalance } from "./router.ts";
+
+/** What a forward pass needs besides x: the rotary rows of its positions, and where each position's document starts. */
+export interface Context {
+  cos_TR: Tensor;
+  sin_TR: Tensor;
+  /** int32 [B, T]; null when each row is one document. */
+  docStart_BT: Tensor | null;
+  /** Weight of the sequence balance loss; 0 computes none. */
+  balance: number;
+}
+
+export interface BlockOutput {
+  y_BTD: Tensor;
+  /** Largest softmax input of each head over the batch. */
+  maxLogit_H: Tensor;
+  /** Experts chosen by each token (int64), and how many tokens chose each expert; layers with experts only. */
+  idx_Nk?: Tensor;
+  load_E?: Tensor;
+  /** The sequence balance loss, already weighted; only when asked for. */
+  balance?: Tensor;
+}
+
+export type Weights = ReadonlyMap<string, Tensor>;
+
+/** x·Wᵀ in the dtype of W. */
+export const linear = (x: Tensor, w: Tensor): Tensor => torch.linear(x.dtype === w.dtype ? x : x.to(w.dtype), w);
+
+export class Block {
+  readonly index: number;
+  readonly config: ModelConfig;
+  readonly moe: boolean;
+  readonly scale: number;
+  readonly #weights: Weights;
+  readonly #prefix: string;
+
+  constructor(config: ModelConfig, index: number, weights: Weights) {
+    this.config = config;
+    this.index = index;
+    this.moe = isMoe(config, index);
+    this.scale = softmaxScale(config);
+    this.#weights = weights;
+    this.#prefix = `model.layers.${index}.`;
+  }
+
+  /** A weight by its name within the block, e.g. `self_attn.o_proj.weight`. */
+  weight(name: string): Tensor {
+    return this.#weights.get(this.#prefix + name)!;
+  }
+
+  forward(x_BTD: Tensor, context: Context): BlockOutput {
+    const [h_BTD, maxLogit_H] = this.attention(this.norm(x_BTD, "input_layernorm.weight"), context);
+    const mid_BTD = x_BTD.add(h_BTD);
+    const ffn = this.feedForward(this.norm(mid_BTD, "post_attention_layernorm.weight"), context.balance);
+    return { ...ffn, y_BTD: mid_BTD.add(ffn.y_BTD), maxLogit_H };
+  }
+
+  norm(x: Tensor, name: string, eps = this.config.rmsNormEps): Tensor {
+    return rmsNorm(x, this.weight(name), eps);
+  }
+
+  /** Queries [B, T, H, K], the normed latent [B, T, kvLoraRank] and the shared rotary key [B, T, R]; nothing rotated yet. */
+  project(x_BTD: Tensor): { q_BTHK: Tensor; latent_BTC: Tensor; kPe_BTR: Tensor } {
+    const { config } = this;
+    const eps = config.latentNormEps;
+    const q =
+      config.qLoraRank === null
+        ? linear(x_BTD, this.weight("self_attn.q_proj.weight"))
+        : linear(
+            this.norm(linear(x_BTD, this.weight("self_attn.q_a_proj.weight")), "self_attn.q_a_layernorm.weight", eps),
+            this.weight("self_attn.q_b_proj.weight"),
+          );
+    const [raw, kPe_BTR] = linear(x_BTD, this.weight("self_attn.kv_a_proj_with_mqa.weight")).split_with_sizes(
+      [config.kvLoraRank, config.qkRopeHeadDim],
+      -1,
+    ) as [Tensor, Tensor];
+    return {
+      q_BTHK: q.unflatten(-1, [config.numAttentionHeads, qkHeadDim(config)]),
+      latent_BTC: this.norm(raw, "self_attn.kv_a_layernorm.weight", eps),
+      kPe_BTR,
+    };
+  }
+
+  attention(x_BTD: Tensor, { cos_TR, sin_TR, docStart_BT }: Context): [Tensor, Tensor] {
+    const { config } = this;
+    const { q_BTHK, latent_BTC, kPe_BTR } = this.project(x_BTD);
+    const kv_BTHX = linear(latent_BTC, this.weight("self_attn.kv_b_proj.weight")).unflatten(-1, [
+      config.numAttentionHeads,
+      -1,
+    ]);
+    const [out_BTHV, maxLogit_H] = mlaAttention({
+      q_BTHK,
+      kv_BTHX,
+      kPe_BTR,
+      cos_TR,
+      sin_TR,
+      docStart_BT,
+      nope: config.qkNopeHeadDim,
+      scale: this.scale,
+    });
+    return [linear(out_BTHV.flatten(2), this.weight("self_attn.o_proj.weight")), maxLogit_H];
+  }
+
+  mlp(x: Tensor, prefix: string): Tensor {
+    return linear(
+      swiglu(linear(x, this.weight(`${prefix}.gate_up_proj.weight`))),
+      this.weight(`${prefix}.down_proj.weight`),
+    );
+  }
+
+  feedForward(x_BTD: Tensor, balance: number): Omit<BlockOutput, "maxLogit_H"> {
+    if (!this.moe) return { y_BTD: this.mlp(x_BTD, "mlp") };
+    const { config } = this;
+    const x_ND = x_BTD.flatten(0, 1);
+    const { scores_NE, idx_Nk, w_Nk } = route(
+      x_ND,
+      this.weight("mlp.gate.weight"),
+      this.weight("mlp.gate.e_score_correction_bias"),
+      config,
+    );
+    const gateUp_EID = this.weight("mlp.experts.gate_up_proj");
+    const input_ND = x_ND.dtype === gateUp_EID.dtype ? x_ND : x_ND.to(gateUp_EID.dtype);
+    const routed_ND = moeExperts({
+      x_ND: input_ND,
+      idx_Nk,
+      w_Nk: w_Nk.to(gateUp_EID.dtype),
+      gateUp_EID,
+      down_EDI: this.weight("mlp.experts.down_proj"),
+    });
+    const y_ND = config.nSharedExperts ? routed_ND.add(this.mlp(x_ND, "mlp.shared_experts")) : routed_ND;
+    return {
+      y_BTD: y_ND.view(x_BTD.shape),
+      idx_Nk,
+      load_E: idx_Nk.flatten().bincount(null, config.nRoutedExperts),
+      ...(balance > 0 && { balance: sequenceBalance(scores_NE, x_BTD.shape[0]!, config).mul(balance) }),
+    };
+  }
+}

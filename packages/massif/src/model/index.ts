@@ -1,0 +1,7 @@
+export { Block, type BlockOutput, type Context, linear, type Weights } from "./block.ts";
+export { checkpointTensors, loadModel, saveModel, writeConfig } from "./checkpoint.ts";
+export { fromHuggingFace, isMoe, ModelConfig, qkHeadDim, readConfig, toHuggingFace, YarnConfig } from "./config.ts";
+export { Model, type ModelOptions } from "./model.ts";
+export { type ModelSize, modelSize, numel, type ParameterSpec, parameterSpecs } from "./parameters.ts";
+export { inverseFrequencies, RotaryTable, softmaxScale } from "./rope.ts";
+export { type Routing, route, sequenceBalance, updateRouterBias } from "./router.ts";

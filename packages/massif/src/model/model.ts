@@ -1,0 +1,103 @@
+/** A model: its config, its parameters by name, and the list of blocks that reads them. */
+import { type Device, type DType, linearCrossEntropy, rmsNorm, type Tensor, torch } from "@massif/torch";
+import { Block, type BlockOutput, type Context, linear } from "./block.ts";
+import type { ModelConfig } from "./config.ts";
+import { type ParameterSpec, parameterSpecs } from "./parameters.ts";
+import { RotaryTable } from "./rope.ts";
+
+export interface ModelOptions {
+  dtype?: DType;
+  device?: Device;
+}
+
+export class Model {
+  readonly config: ModelConfig;
+  readonly specs: ParameterSpec[];
+  /** By name, in the order of the forward pass. Kept from every scope; `dispose()` frees them. */
+  readonly parameters: ReadonlyMap<string, Tensor>;
+  readonly blocks: Block[];
+  readonly rotary: RotaryTable;
+  readonly device: Device;
+
+  constructor(config: ModelConfig, parameters: Map<string, Tensor>) {
+    this.config = config;
+    this.specs = parameterSpecs(config);
+    this.parameters = parameters;
+    this.blocks = Array.from({ length: config.numHiddenLayers }, (_, i) => new Block(config, i, parameters));
+    const embed = this.parameter("model.embed_tokens.weight");
+    this.device = embed.device;
+    this.rotary = new RotaryTable(config, embed.dtype, this.device);
+  }
+
+  /** Fresh weights: normal with `initializerRange`, gains 1, router biases 0. The seed decides them. */
+  static init(config: ModelConfig, seed: number, { dtype = "float32", device = "cpu" }: ModelOptions = {}): Model {
+    torch.manualSeed(seed);
+    const parameters = new Map<string, Tensor>();
+    for (const { name, shape, kind } of parameterSpecs(config)) {
+      const value = kind === "norm" ? torch.ones(shape, { dtype }) : torch.zeros(shape, { dtype });
+      if (kind === "matrix" || kind === "embedding") value.normal_(0, config.initializerRange);
+      parameters.set(name, torch.keep(device === "cpu" ? value : value.to(device, dtype)));
+    }
+    return new Model(config, parameters);
+  }
+
+  parameter(name: string): Tensor {
+    return this.parameters.get(name)!;
+  }
+
+  /** The context of a forward pass over positions [start, start + T). */
+  context(
+    T: number,
+    {
+      start = 0,
+      docStart_BT = null,
+      balance = 0,
+    }: { start?: number; docStart_BT?: Tensor | null; balance?: number } = {},
+  ): Context {
+    const [cos_TR, sin_TR] = this.rotary.rows(start, T);
+    return { cos_TR, sin_TR, docStart_BT, balance };
+  }
+
+  embed(ids_BT: Tensor): Tensor {
+    return torch.embedding(this.parameter("model.embed_tokens.weight"), ids_BT);
+  }
+
+  finalNorm(x: Tensor): Tensor {
+    return rmsNorm(x, this.parameter("model.norm.weight"), this.config.rmsNormEps);
+  }
+
+  /** Logits of a residual stream [..., D] → [..., vocabulary]. */
+  logits(x: Tensor): Tensor {
+    return linear(this.finalNorm(x), this.parameter("lm_head.weight"));
+  }
+
+  /** −log p of each target (−100: ignored, 0), float32 [N]. The N × vocabulary table is never whole in memory. */
+  nll(x_BTD: Tensor, targets_BT: Tensor): Tensor {
+    const head_CD = this.parameter("lm_head.weight");
+    const x_ND = this.finalNorm(x_BTD).flatten(0, 1);
+    return linearCrossEntropy(
+      x_ND.dtype === head_CD.dtype ? x_ND : x_ND.to(head_CD.dtype),
+      head_CD,
+      targets_BT.flatten(),
+    );
+  }
+
+  /** Runs every block; `each` sees their outputs. Returns the residual stream before the final norm. */
+  forward(
+    ids_BT: Tensor,
+    context: Context = this.context(ids_BT.shape[1]!),
+    each?: (output: BlockOutput, i: number, x_BTD: Tensor) => void,
+  ): Tensor {
+    let x_BTD = this.embed(ids_BT);
+    for (const [i, block] of this.blocks.entries()) {
+      const output = block.forward(x_BTD, context);
+      each?.(output, i, x_BTD);
+      x_BTD = output.y_BTD;
+    }
+    return x_BTD;
+  }
+
+  dispose(): void {
+    for (const parameter of this.parameters.values()) if (parameter.live) parameter.dispose();
+  }
+}

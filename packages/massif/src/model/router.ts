@@ -1,0 +1,64 @@
+/** The router of DeepSeek-V3 and K2: sigmoid scores, a bias for choosing only, group-limited top-k; specification §1.10–1.11. */
+import { type Tensor, torch } from "@massif/torch";
+import type { ModelConfig } from "./config.ts";
+
+export interface Routing {
+  /** sigmoid(W·x), float32 (float64 for float64). */
+  scores_NE: Tensor;
+  /** Chosen experts (int64), in no particular order. */
+  idx_Nk: Tensor;
+  /** Their weights: scores without bias, normalized, scaled. */
+  w_Nk: Tensor;
+}
+
+export function route(x_ND: Tensor, gate_ED: Tensor, bias_E: Tensor, config: ModelConfig): Routing {
+  const dtype = x_ND.dtype === "float64" ? "float64" : "float32";
+  const scores_NE = torch.linear(x_ND.to(dtype), gate_ED.to(dtype)).sigmoid();
+  const idx_Nk = chosen(scores_NE.detach().add(bias_E), config);
+  const picked_Nk = scores_NE.gather(1, idx_Nk);
+  const normed_Nk = config.normTopkProb ? picked_Nk.div(picked_Nk.sum([-1], true).add(1e-20)) : picked_Nk;
+  return { scores_NE, idx_Nk, w_Nk: normed_Nk.mul(config.routedScalingFactor) };
+}
+
+/** The top k of `choice`, of the best groups only where there are groups (a group counts by the sum of its two best). */
+function chosen(choice_NE: Tensor, { nGroup, topkGroup, numExpertsPerTok }: ModelConfig): Tensor {
+  if (nGroup === 1) return choice_NE.topk(numExpertsPerTok, -1, true, false)[1];
+  const grouped_NGe = choice_NE.unflatten(-1, [nGroup, -1]);
+  const best_NG = grouped_NGe.topk(2, -1)[0].sum([-1]).topk(topkGroup, -1, true, false)[1];
+  const open_NG = torch.zeros_like(grouped_NGe.select(-1, 0)).scatter(1, best_NG, 1).to("bool");
+  // Closed groups become 0, not −∞, as in transformers: it differs only when every choice is negative.
+  return grouped_NGe
+    .masked_fill(open_NG.unsqueeze(-1).logical_not(), 0)
+    .flatten(1)
+    .topk(numExpertsPerTok, -1, true, false)[1];
+}
+
+/**
+ * The sequence-wise balance loss, unweighted: per sequence Σ_i f_i·P_i with f_i = E/(k·T)·#(tokens whose top k by score,
+ * without bias, has i) and P_i the mean of s_i / Σ_j s_j; averaged over the sequences of the batch.
+ */
+export function sequenceBalance(
+  scores_NE: Tensor,
+  sequences: number,
+  { nRoutedExperts: E, numExpertsPerTok: k }: ModelConfig,
+): Tensor {
+  const scores_BTE = scores_NE.unflatten(0, [sequences, -1]);
+  const idx_BTk = scores_BTE.detach().topk(k, -1, true, false)[1];
+  const f_BE = torch
+    .zeros_like(scores_BTE)
+    .scatter(2, idx_BTk, 1)
+    .mean([1])
+    .mul(E / k);
+  const p_BE = scores_BTE.div(scores_BTE.sum([-1], true)).mean([1]);
+  return f_BE.mul(p_BE).sum([-1]).mean();
+}
+
+/**
+ * Auxiliary-loss-free balancing, in place: b_i += u·(sign(e_i) − mean_j sign(e_j)), e_i = mean load − load_i. Removing the
+ * mean is Moonlight's variant (arXiv 2502.16982, App. C): the biases do not drift together.
+ */
+export function updateRouterBias(bias_E: Tensor, load_E: Tensor, rate: number): void {
+  const load = load_E.to("float32");
+  const sign_E = load.mean().sub(load).sign();
+  bias_E.add_(sign_E.sub(sign_E.mean()), { alpha: rate });
+}

@@ -1,0 +1,136 @@
+/**
+ * Our own operators (native/ops) and their plain twins. Each function here takes the fused operator where it runs (CPU,
+ * float32 or float64, unless MASSIF_OPS=plain) and otherwise computes the same from ATen operators: the twin is the oracle
+ * in tests, the way on other devices, and the readable account of what the fused one does.
+ *
+ * Shapes: B batch, T positions, N = B·T tokens, D width, H heads, K = nope + rope query width, V value width, R rope width,
+ * E experts, k experts a token, I expert width, C vocabulary.
+ */
+
+import { functions } from "./ops.ts";
+import { type Operator, operator } from "./overloads.ts";
+import type { Tensor } from "./tensor.ts";
+
+let plain = process.env.MASSIF_OPS === "plain";
+
+/** Switches the fused operators off (or on again): for tests and for comparing. */
+export function usePlain(on: boolean): void {
+  plain = on;
+}
+
+/** Which path `x` would take. */
+export const runsFused = (x: Tensor): boolean =>
+  !plain && x.device === "cpu" && (x.dtype === "float32" || x.dtype === "float64");
+
+const own = new Map<string, Operator>();
+const massif = (name: string): Operator => {
+  let op = own.get(name);
+  if (!op) own.set(name, (op = operator(`massif::${name}`)));
+  return op;
+};
+
+/** The dtype in which statistics are kept: float32, or float64 for float64. */
+const wide = (x: Tensor) => (x.dtype === "float64" ? "float64" : "float32");
+
+/** RMSNorm: w · cast(x · rsqrt(mean(x²) + ε)), statistics in float32. */
+export function rmsNorm(x: Tensor, weight_D: Tensor, eps: number): Tensor {
+  if (runsFused(x)) return massif("rms_norm")(x, weight_D, eps) as Tensor;
+  const x32 = x.to(wide(x));
+  return weight_D.mul(x32.mul(x32.square().mean([-1], true).add(eps).rsqrt()).to(x.dtype));
+}
+
+/** silu(gate) ⊙ up of [..., gate | up]. */
+export function swiglu(gateUp: Tensor): Tensor {
+  if (runsFused(gateUp)) return massif("swiglu")(gateUp) as Tensor;
+  const [gate, up] = gateUp.chunk(2, -1) as [Tensor, Tensor];
+  return gate.silu().mul(up);
+}
+
+/** Rotates the pairs (2j, 2j + 1) of x [B, T, …, R] by the angles of cos and sin [T, R / 2]. */
+export function rotary(x: Tensor, cos_TR: Tensor, sin_TR: Tensor): Tensor {
+  const shape = [cos_TR.shape[0]!, ...x.shape.slice(2, -1).map(() => 1), cos_TR.shape[1]!];
+  const [cos, sin] = [cos_TR.view(shape), sin_TR.view(shape)];
+  const pairs = x.to(cos.dtype).unflatten(-1, [-1, 2]);
+  const [a, b] = [pairs.select(-1, 0), pairs.select(-1, 1)];
+  return functions
+    .stack([a.mul(cos).sub(b.mul(sin)), a.mul(sin).add(b.mul(cos))], -1)
+    .flatten(-2)
+    .to(x.dtype);
+}
+
+export interface MlaInputs {
+  /** Queries; the last R of K are rotary, not yet rotated. */
+  q_BTHK: Tensor;
+  /** Per head: the key without position, then the value. */
+  kv_BTHX: Tensor;
+  /** The rotary key that all heads share, not yet rotated. */
+  kPe_BTR: Tensor;
+  cos_TR: Tensor;
+  sin_TR: Tensor;
+  /** For each position the first one of its document (int32); null: the row is one document. */
+  docStart_BT: Tensor | null;
+  nope: number;
+  scale: number;
+}
+
+/** Causal multi-head latent attention within documents. Also the largest softmax input of each head, which QK-Clip wants. */
+export function mlaAttention(inputs: MlaInputs): [out_BTHV: Tensor, maxLogit_H: Tensor] {
+  const { q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale } = inputs;
+  if (runsFused(q_BTHK))
+    return massif("mla_attention")(q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale) as [
+      Tensor,
+      Tensor,
+    ];
+  const [B, T, H] = q_BTHK.shape as [number, number, number];
+  const [qNope, qPe] = [q_BTHK.narrow(-1, 0, nope), q_BTHK.narrow(-1, nope, q_BTHK.shape[3]! - nope)];
+  const [kNope, v] = [kv_BTHX.narrow(-1, 0, nope), kv_BTHX.narrow(-1, nope, kv_BTHX.shape[3]! - nope)];
+  const kPe = rotary(kPe_BTR, cos_TR, sin_TR).unsqueeze(2).expand([B, T, H, -1]);
+  const q_BHTK = functions.cat([qNope, rotary(qPe, cos_TR, sin_TR)], -1).transpose(1, 2);
+  const k_BHTK = functions.cat([kNope, kPe], -1).transpose(1, 2);
+  const logits_BHTT = q_BHTK
+    .matmul(k_BHTK.mT)
+    .mul(scale)
+    .masked_fill(hidden(T, docStart_BT, q_BTHK.device), -Infinity);
+  const maxLogit_H = logits_BHTT.detach().amax([0, 2, 3]).to("float32");
+  const p_BHTT = logits_BHTT.to(wide(logits_BHTT)).softmax(-1).to(v.dtype);
+  return [p_BHTT.matmul(v.transpose(1, 2)).transpose(1, 2), maxLogit_H];
+}
+
+/** [1 or B, 1, T, T], true where query i may not see key j: the future, and other documents. */
+function hidden(T: number, docStart_BT: Tensor | null, device: string): Tensor {
+  const at_T = functions.arange(T, { device });
+  const future_TT = at_T.unsqueeze(0).gt(at_T.unsqueeze(1));
+  if (!docStart_BT) return future_TT.view([1, 1, T, T]);
+  return future_TT.logical_or(at_T.view([1, 1, T]).lt(docStart_BT.unsqueeze(2))).unsqueeze(1);
+}
+
+/** Cross-entropy of each token, float32: −log softmax(x·Wᵀ)[target]. Targets of `ignoreIndex` give 0 and no gradient. */
+export function linearCrossEntropy(x_ND: Tensor, weight_CD: Tensor, target_N: Tensor, ignoreIndex = -100): Tensor {
+  if (runsFused(x_ND)) return massif("linear_cross_entropy")(x_ND, weight_CD, target_N, ignoreIndex) as Tensor;
+  const logits_NC = functions.linear(x_ND, weight_CD);
+  return functions.nll_loss(logits_NC.to(wide(logits_NC)).log_softmax(-1), target_N, null, 0, ignoreIndex);
+}
+
+export interface ExpertInputs {
+  x_ND: Tensor;
+  /** The chosen experts (int64), and the weight of each. */
+  idx_Nk: Tensor;
+  w_Nk: Tensor;
+  gateUp_EID: Tensor;
+  down_EDI: Tensor;
+}
+
+/** y = Σ_k w_k · down_e(silu(gate_e·x) ⊙ up_e·x) with e = idx[n, k]. No token is dropped. */
+export function moeExperts({ x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI }: ExpertInputs): Tensor {
+  if (runsFused(x_ND)) return massif("moe_experts")(x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI) as Tensor;
+  const k = idx_Nk.shape[1]!;
+  const slots = idx_Nk.flatten();
+  const order = slots.argsort({ stable: true, dim: 0, descending: false });
+  const counts = slots.bincount(null, gateUp_EID.shape[0]!).toArray();
+  const token = order.div(k, { rounding_mode: "floor" });
+  const parts = x_ND.index_select(0, token).split_with_sizes(counts, 0);
+  const [gateUps, downs] = [gateUp_EID.unbind(0), down_EDI.unbind(0)];
+  const out = parts.map((part, e) => functions.linear(swiglu(functions.linear(part, gateUps[e]!)), downs[e]!));
+  const weighted = functions.cat(out).mul(w_Nk.flatten().index_select(0, order).unsqueeze(1).to(x_ND.dtype));
+  return functions.zeros_like(x_ND).index_add(0, token, weighted);
+}
