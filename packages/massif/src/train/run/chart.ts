@@ -37,8 +37,8 @@ export function thin(points: Point[], most = 240): Pick<Line, "points" | "band">
   for (let i = 0; i < most; i++) {
     const part = finite.slice(Math.floor((i * finite.length) / most), Math.floor(((i + 1) * finite.length) / most));
     const ys = part.map(([, y]) => y);
-    const mean = (ns: number[]) => ns.reduce((a, b) => a + b, 0) / ns.length;
-    means.push([mean(part.map(([x]) => x)), mean(ys)]);
+    // A part stands where it ends, so that the last point is the last step.
+    means.push([part.at(-1)![0], ys.reduce((a, b) => a + b, 0) / ys.length]);
     band.push([Math.min(...ys), Math.max(...ys)]);
   }
   return { points: means, band };
@@ -49,7 +49,7 @@ export function ticks(low: number, high: number, n = 4): number[] {
   if (!(high > low)) return [low];
   const rough = (high - low) / n;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * ([1, 2, 5].find((m) => m * power >= rough * 0.999) ?? 10);
+  const step = power * ([1, 2, 5].find((m) => m * power >= rough * 0.8) ?? 10);
   const digits = Math.max(0, -Math.floor(Math.log10(step)));
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
@@ -93,7 +93,7 @@ export function chartSvg(chart: Chart): string {
   if (level) {
     const at = y(level.y);
     parts.push(`<line class="threshold" x1="${BOX.left}" x2="${BOX.right}" y1="${at}" y2="${at}"/>`);
-    parts.push(label(BOX.right, at - 4, "end", `${level.name} ${figure(level.y)}`));
+    parts.push(label(BOX.left + 4, at - 4, "start", `${level.name} ${figure(level.y)}`));
   }
   const data = {
     x: chart.x,

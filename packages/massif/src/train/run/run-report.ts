@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { count, duration } from "../../common/index.ts";
-import { type Chart, type Point, thin } from "./chart.ts";
+import { type Chart, type Line, type Point, thin } from "./chart.ts";
 import type { MetricsRow, Sample } from "./folder.ts";
 import { figure } from "./format.ts";
 import { type Heatmap, thinColumns } from "./heatmap.ts";
@@ -31,6 +31,9 @@ export function runReport(dir: string, options: RunReportOptions = {}): ReportDa
     ]),
     logitSection(rows, options.logitThreshold),
     loadSection(rows),
+    charts("Expert load imbalance", undefined, [
+      lineChart("busiest expert over the mean, worst layer", rows, "loadImbalance"),
+    ]),
     charts("Steps", undefined, [
       lineChart("tokens a second", rows, "tokensPerSecond", true),
       lineChart("learning rate", rows, "lr", true),
@@ -82,7 +85,7 @@ function summaryOf(rows: MetricsRow[]): string {
   const bits = series(rows, "evalBitsPerByte");
   const loss = series(rows, "loss");
   const [what, values] = bits.length ? ["held-out bits per byte", bits] : ["training loss", loss];
-  const steps = `${count(last.step)} steps${tokens ? ` over ${count(tokens)} tokens` : ""}`;
+  const steps = `${count(last.step)} step${last.step === 1 ? "" : "s"}${tokens ? ` over ${count(tokens)} tokens` : ""}`;
   if (!values.length) return `${steps}.`;
   const [first, final] = [values[0]![1], values.at(-1)![1]];
   return values.length > 1
@@ -150,75 +153,63 @@ function summaryTable(rows: MetricsRow[]): Section | undefined {
   };
 }
 
-/** The largest logit of each layer before and after QK-Clip, the band from its calmest to its largest head. */
+/** The largest logit of each layer before and after QK-Clip, and down from it a band to the calmest head. */
 function logitSection(rows: MetricsRow[], tau: number | undefined): Section | undefined {
-  const before = rows.filter((row) => row.maxLogits?.length);
-  const after = rows.filter((row) => row.maxLogitsAfter?.length);
-  const layers = before.at(-1)?.maxLogits?.length ?? 0;
+  const layers = rows.findLast((row) => row.maxLogits?.length)?.maxLogits?.length ?? 0;
+  const clips = rows.some((row) => row.maxLogitsAfter?.length);
   const threshold = tau === undefined ? {} : { threshold: { y: tau, name: "clip above" } };
-  const line = (name: string, points: [number, number[]][], colour: number) => {
-    const clean = points
-      .map(([step, heads]) => [step, heads.filter(Number.isFinite)] as const)
-      .filter(([, heads]) => heads.length);
-    const picked = clean.filter((_, i) => i % Math.ceil(clean.length / 240) === 0 || i === clean.length - 1);
-    return {
-      name,
-      colour,
-      points: picked.map(([step, heads]): Point => [step, Math.max(...heads)]),
-      band: picked.map(([, heads]): [number, number] => [Math.min(...heads), Math.max(...heads)]),
-    };
-  };
   // Up to eight layers have a panel each; above that a panel stands for a run of layers.
   const groups = Math.min(8, layers);
   const panels = Array.from({ length: groups }, (_, g): Chart => {
     const [from, to] = [Math.floor((g * layers) / groups), Math.floor(((g + 1) * layers) / groups)];
-    const heads = (m: number[][] = []) => m.slice(from, to).flat();
-    const lines = [
-      line(
-        "before",
-        before.map((row) => [row.step, heads(row.maxLogits)]),
-        1,
-      ),
-    ];
-    if (after.length)
-      lines.push(
-        line(
-          "after clipping",
-          after.map((row) => [row.step, heads(row.maxLogitsAfter)]),
-          0,
-        ),
-      );
-    return {
-      title: to - from > 1 ? `layers ${from} – ${to - 1}` : `layer ${from}`,
-      x: "step",
-      lines,
-      ...threshold,
-      zero: true,
-    };
+    const lines: Line[] = [{ name: "before", colour: 1, ...headLine(rows, "maxLogits", from, to) }];
+    if (clips) {
+      delete lines[0]?.band;
+      lines.push({ name: "after clipping", colour: 0, ...headLine(rows, "maxLogitsAfter", from, to) });
+    }
+    const title = to - from > 1 ? `layers ${from} – ${to - 1}` : `layer ${from}`;
+    return { title, x: "step", lines, ...threshold, zero: true };
   });
   if (!layers) panels.push({ ...lineChart("largest of all heads", rows, "maxLogit", true), ...threshold });
-  panels.push(lineChart("heads clipped in a step", rows, "clippedHeads", true));
+  panels.push({
+    title: "heads clipped in a step",
+    x: "step",
+    zero: true,
+    lines: [{ name: "heads", ...thin(series(rows, "clippedHeads"), 80) }],
+  });
   const note = layers ? "Each line is the largest head of its layer, the band reaches down to the calmest." : undefined;
   return charts("Attention logits and QK-Clip", note, panels);
 }
 
+/** The greatest and least logit of the heads of some layers; where steps share a point, none of their peaks is lost. */
+function headLine(rows: MetricsRow[], key: "maxLogits" | "maxLogitsAfter", from: number, to: number, most = 240) {
+  const all = rows.flatMap((row) => {
+    const heads = (row[key] ?? []).slice(from, to).flat().filter(Number.isFinite);
+    return heads.length ? [{ step: row.step, low: Math.min(...heads), high: Math.max(...heads) }] : [];
+  });
+  const n = Math.min(most, all.length);
+  const parts = Array.from({ length: n }, (_, i) =>
+    all.slice(Math.floor((i * all.length) / n), Math.floor(((i + 1) * all.length) / n)),
+  );
+  const highs = parts.map((part) => Math.max(...part.map(({ high }) => high)));
+  return {
+    points: parts.map((part, i): Point => [part.at(-1)!.step, highs[i]!]),
+    band: parts.map((part, i): [number, number] => [Math.min(...part.map(({ low }) => low)), highs[i]!]),
+  };
+}
+
 function loadSection(rows: MetricsRow[]): Section | undefined {
-  const loads = rows.filter((row) => row.expertLoad?.length);
-  const layers = loads.at(-1)?.expertLoad?.length ?? 0;
-  const imbalance = lineChart("load of the busiest expert over the mean", rows, "loadImbalance");
-  if (!layers) return charts("Expert load", undefined, [imbalance]);
+  const last = rows.findLast((row) => row.expertLoad?.length)?.expertLoad;
+  if (!last) return undefined;
+  const loads = rows.filter((row) => row.expertLoad?.length === last.length);
   const steps = loads.map((row) => row.step);
-  const panels = Array.from({ length: layers }, (_, layer): Heatmap => {
+  const panels = last.map((_, layer): Heatmap => {
     const shares = loads.map((row) => row.expertLoad?.[layer] ?? []);
     const values = shares.map((column) => column.map((share) => share * column.length));
     return { title: `expert layer ${layer}`, x: "step", row: "expert", ...thinColumns(steps, values) };
   });
-  return {
-    title: "Expert load",
-    note: "Each row is an expert over time; grey is an even share, blue less, orange more.",
-    kind: "heatmap",
-    panels,
-  };
+  const note = "Each row is an expert over time; grey is an even share, blue less, orange more.";
+  return { title: "Expert load", note, kind: "heatmap", panels };
 }
 
 /** Samples of the first, the last, and up to three steps between. */
