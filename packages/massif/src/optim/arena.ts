@@ -1,0 +1,83 @@
+/**
+ * Where parameters, gradients and optimizer state lie while a model is trained. Parameters that are treated alike share
+ * one block of memory (all matrices of a shape; all gains), so a step is a handful of calls on whole stacks, gradients
+ * are accumulated straight into place, and nothing is gathered or scattered. Each parameter remains a view.
+ */
+import { type DType, type Tensor, torch } from "@massif/torch";
+import { numel, type ParameterSpec } from "../model/index.ts";
+
+export interface Group {
+  /** A stable name for checkpoints: `muon.64x128`, `adamw.lm_head.weight`, `adamw.gains`. */
+  name: string;
+  optimizer: "muon" | "adamw";
+  /** [N, A, B] for Muon; flat or as it is for AdamW. */
+  value: Tensor;
+  grad: Tensor;
+  /** A copy in the compute dtype when that is not the master's; refreshed after each step. */
+  compute: Tensor | undefined;
+  members: { spec: ParameterSpec; value: Tensor; grad: Tensor; compute: Tensor }[];
+}
+
+/** A matrix parameter is a stack of matrices: the pieces that a checkpoint keeps apart, each orthogonalized on its own. */
+const matrixShape = ({ pieces }: ParameterSpec) => pieces.shape as [number, number];
+
+function groupName(spec: ParameterSpec): string {
+  if (spec.kind === "matrix") return `muon.${matrixShape(spec).join("x")}`;
+  return spec.kind === "embedding" ? `adamw.${spec.name}` : "adamw.gains";
+}
+
+/**
+ * Moves the parameters of a model into groups; buffers stay where they are. `parameters` is updated to the new views.
+ * With a `computeDtype` other than the parameters' own, matrices and embeddings get a copy in it (gains and the router's
+ * gate stay in the master dtype).
+ */
+export function makeGroups(
+  specs: readonly ParameterSpec[],
+  parameters: Map<string, Tensor>,
+  computeDtype: DType,
+): Group[] {
+  using _ = torch.noGrad();
+  const byName = new Map<string, ParameterSpec[]>();
+  for (const spec of specs) {
+    if (spec.kind === "buffer") continue;
+    const name = groupName(spec);
+    byName.set(name, [...(byName.get(name) ?? []), spec]);
+  }
+  return [...byName].map(([name, members]) => makeGroup(name, members, parameters, computeDtype));
+}
+
+function makeGroup(name: string, specs: ParameterSpec[], parameters: Map<string, Tensor>, computeDtype: DType): Group {
+  const first = parameters.get(specs[0]!.name)!;
+  const { dtype, device } = first;
+  const total = specs.reduce((sum, spec) => sum + numel(spec.shape), 0);
+  const optimizer = specs[0]!.kind === "matrix" ? "muon" : "adamw";
+  const shape = optimizer === "muon" ? [-1, ...matrixShape(specs[0]!)] : specs.length === 1 ? specs[0]!.shape : [total];
+  const block = (of: DType) => torch.keep(torch.zeros([total], { dtype: of, device }));
+  const [value, grad] = [block(dtype), block(dtype)];
+  const reduced = computeDtype !== dtype && specs[0]!.kind !== "norm" ? block(computeDtype) : undefined;
+  const members: Group["members"] = [];
+  let at = 0;
+  for (const spec of specs) {
+    const size = numel(spec.shape);
+    const view = (whole: Tensor) => torch.keep(whole.narrow(0, at, size).view(spec.shape));
+    const mine = view(value);
+    mine.copy_(parameters.get(spec.name)!);
+    parameters.get(spec.name)!.dispose();
+    parameters.set(spec.name, mine);
+    const keepsMaster = reduced === undefined || /mlp\.gate\.weight$/.test(spec.name);
+    members.push({ spec, value: mine, grad: view(grad), compute: keepsMaster ? mine : view(reduced) });
+    at += size;
+  }
+  reduced?.copy_(value);
+  const shaped = (t: Tensor) => torch.keep(t.view(shape));
+  const group: Group = {
+    name,
+    optimizer,
+    value: shaped(value),
+    grad: shaped(grad),
+    compute: reduced && shaped(reduced),
+    members,
+  };
+  for (const member of members) member.compute.requiresGrad = true;
+  return group;
+}
