@@ -28,6 +28,7 @@ export interface MetricsRow {
   loadImbalance?: number;
   tokensPerSecond?: number;
   mfu?: number;
+  /** Wall time of the step. */
   seconds?: number;
   evalLoss?: number;
   evalBitsPerByte?: number;
