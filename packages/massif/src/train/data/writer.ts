@@ -40,6 +40,15 @@ export class TokenWriter {
     return this.#tokens;
   }
 
+  get documents(): number {
+    return this.#ends.length;
+  }
+
+  /** UTF-8 bytes of the documents so far. */
+  get textBytes(): number {
+    return this.#textBytes;
+  }
+
   /** Appends one document, without its end token.
    *  @throws MassifError `data.tokens.lossy` when the tokens do not stand for as many bytes as the text has */
   add(id: string, ids: Uint32Array, textBytes: number): void {
