@@ -1,16 +1,11 @@
 /** Segments to token ids, and whose each token is. */
 import { MassifError } from "../common/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
 import { controls, spellable } from "./markers.ts";
 import type { Segment, TokenSource } from "./render.ts";
 
 /** What the chat format needs of a tokenizer. */
-export interface ChatTokenizer {
-  encode(text: string, options?: { allowSpecial?: boolean }): ArrayLike<number>;
-  /** The bytes of one token; a token may be part of a character. */
-  tokenBytes(id: number): Uint8Array;
-  /** Special tokens by name. */
-  special: ReadonlyMap<string, number>;
-}
+export type ChatTokenizer = Pick<Tokenizer, "encode" | "tokenBytes" | "special">;
 
 export interface Encoded {
   ids: number[];

@@ -13,7 +13,7 @@ class TextScanner {
 
   constructor(names: readonly string[]) {
     this.#names = names;
-    this.#pattern = new RegExp(names.map((name) => name.replace(/[|[\]]/g, "\\$&")).join("|"));
+    this.#pattern = new RegExp(names.map((name) => RegExp.escape(name)).join("|"));
   }
 
   *push(text: string): Generator<Piece> {

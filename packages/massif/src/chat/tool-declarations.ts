@@ -41,8 +41,10 @@ function declareFunction(fn: ToolFunction): string {
   const scope: Scope = { owner: fn.name, defs: new Map(), refersToItself: false };
   const parameters = asSchema(fn.parameters ?? {}, scope);
   const type = objectType(parameters, "", scope);
+  // As in the reference, a `#` met only within $defs comes too late to count.
+  const { refersToItself } = scope;
   const parts: string[] = [];
-  if (scope.refersToItself) {
+  if (refersToItself) {
     // The reference writes these fields in the order given, without sorting and without additionalProperties.
     const fields = objectFields(parameters, "  ", scope).map((field) => field.text);
     parts.push(`interface parameters {${fields.length ? `\n${fields.join(",\n")}\n` : ""}}`);
@@ -52,7 +54,7 @@ function declareFunction(fn: ToolFunction): string {
     parts.push(`${comment}interface ${name} ${typeOf(schema, "", scope)}`);
   }
   if (fn.description) parts.push(comments(fn.description, ""));
-  parts.push(`type ${fn.name} = (_: ${scope.refersToItself ? "parameters" : type}) => any;`);
+  parts.push(`type ${fn.name} = (_: ${refersToItself ? "parameters" : type}) => any;`);
   return parts.join("\n");
 }
 
