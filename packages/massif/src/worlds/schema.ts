@@ -95,7 +95,7 @@ const tool = z.strictObject({
   /** All are computed from the state before the call, then applied in order. */
   effects: z.array(effect).default([]),
   result: expression.optional(),
-  /** A list given page by page: items from `from`, on by the `next` of the last page. */
+  /** A list given page by page: asked to go on by the `next` of the last page. */
   pages: z.strictObject({ of: expression, as: argument, item: expression, size: z.int().min(1).max(50) }).optional(),
 });
 

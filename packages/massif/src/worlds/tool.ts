@@ -24,7 +24,7 @@ export interface Tool {
 }
 
 /** The parameter by which a paged tool is asked to go on. */
-export const PAGE = "from";
+export const PAGE = "next";
 
 export const paramsOf = (file: ToolFile): Record<string, Field> => {
   const params = Object.fromEntries(Object.entries(file.params).map(([name, p]) => [name, fieldOf(p)]));
