@@ -9,3 +9,4 @@ export {
   Tokenizer,
   type TokenizerParts,
 } from "./tokenizer.ts";
+export { Trainer, type TrainOptions, trainTokenizer } from "./train.ts";

@@ -81,7 +81,7 @@ describe("a small vocabulary", () => {
     const text = (ids: Iterable<number>) => Array.from(ids, (id) => tokenizer.decode([id]));
     expect(text(tokenizer.encode("thething"))).toEqual(["the", "th", "ing"]);
     expect(text(tokenizer.encode("the theé"))).toEqual(["the", " ", "the", "é"]);
-    expect(text(tokenizer.encode("aaaaa"))).toEqual(["aa", "aa", "a"]);
+    expect(text(tokenizer.encode("aaaaa"))).toEqual(["aa", "aaa"]);
     expect(text(tokenizer.encode("aaa"))).toEqual(["aaa"]); // a whole piece that is a token
   });
 
@@ -111,7 +111,12 @@ describe("a small vocabulary", () => {
   });
 
   test("decode(encode(s)) is s", () => {
-    fc.assert(fc.property(awkward, (s) => expect(tokenizer.decode(tokenizer.encode(s))).toBe(s)));
+    fc.assert(
+      fc.property(awkward, (text) => {
+        expect(tokenizer.decode(tokenizer.encode(text))).toBe(text);
+      }),
+      { numRuns: 1000 },
+    );
   });
 
   test("streaming gives what decoding at once gives, complete characters as they come", () => {
@@ -130,18 +135,18 @@ describe("a small vocabulary", () => {
   });
 
   test("what it remembers does not change what it says", () => {
-    const fresh = small("th", "the", "in", "ing", " th", "é", "aa", "aaa");
     const words = Array.from({ length: 80_000 }, (_, i) => ` w${i.toString(36)}`); // more pieces than are remembered
     const text = `the thing${words.join("")}the thing`;
     const ids = tokenizer.encode(text);
     expect(tokenizer.encode(text)).toEqual(ids);
-    expect(fresh.encode("the thing")).toEqual(ids.slice(0, 5).slice(0, fresh.encode("the thing").length));
     expect(tokenizer.decode(ids)).toBe(text);
+    const thing = [...small("th", "the", "in", "ing", " th", "é", "aa", "aaa").encode("the thing")];
+    expect([...ids.slice(0, thing.length)]).toEqual(thing);
   });
 
-  test("a piece of 25,000 letters takes no quadratic time", () => {
+  test("a piece of many thousand letters is merged whole", () => {
     const ids = tokenizer.encode("a".repeat(24_999));
-    expect(ids.length).toBe(12_500);
+    expect(ids.length).toBe(12_499); // aa … aa, aaa;
   });
 
   test("a vocabulary without all bytes, or with a token twice, is refused", () => {
