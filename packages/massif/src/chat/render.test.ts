@@ -160,7 +160,7 @@ test("the generations of the Instruct template", () => {
     `<|im_system|>tool_declare<|im_middle|>[{"type":"function","function":{"name":"f"}}]<|im_end|>${kimi}\n<|im_user|>anna<|im_middle|>hi<|im_end|><|im_assistant|>assistant<|im_middle|>${calls('{"a":1}')}<|im_end|><|im_system|>tool<|im_middle|>## Return of functions.f:0\n4<|im_end|>${generate}`,
   );
   expect(readTemplateName("instruct")).toBe("instruct-v2");
-  expect(() => readTemplateName("thinkin")).toThrow(/template "thinkin"[^]*did you mean thinking\?/);
+  expect(() => readTemplateName("thinkin")).toThrow(/template "thinkin"[\s\S]*did you mean thinking\?/);
 });
 
 test("empty content with calls is the same prompt however it is written", () => {
