@@ -28,8 +28,8 @@ function groupName(spec: ParameterSpec): string {
 
 /**
  * Moves the parameters of a model into groups; buffers stay where they are. `parameters` is updated to the new views.
- * With a `computeDtype` other than the parameters' own, matrices and embeddings get a copy in it (gains and the router's
- * gate stay in the master dtype).
+ * With a `computeDtype` other than the parameters' own, matrices and the head get a copy in it; gains, the router's gate
+ * and the embedding (the residual stream begins there) stay in the master dtype.
  */
 export function makeGroups(
   specs: readonly ParameterSpec[],
@@ -64,7 +64,7 @@ function makeGroup(name: string, specs: ParameterSpec[], parameters: Map<string,
     mine.copy_(parameters.get(spec.name)!);
     parameters.get(spec.name)!.dispose();
     parameters.set(spec.name, mine);
-    const keepsMaster = reduced === undefined || /mlp\.gate\.weight$/.test(spec.name);
+    const keepsMaster = reduced === undefined || /(mlp\.gate|embed_tokens)\.weight$/.test(spec.name);
     members.push({ spec, value: mine, grad: view(grad), compute: keepsMaster ? mine : view(reduced) });
     at += size;
   }

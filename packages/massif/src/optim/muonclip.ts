@@ -128,6 +128,18 @@ export class MuonClip {
     }
   }
 
+  /** Frees gradients, state and copies; the parameters are the model's. */
+  dispose(): void {
+    for (const [, tensor] of this.state()) tensor.dispose();
+    for (const { value, grad, compute, members } of this.groups) {
+      for (const member of members) {
+        member.grad.dispose();
+        if (member.compute !== member.value) member.compute.dispose();
+      }
+      for (const tensor of [value, grad, compute]) tensor?.dispose();
+    }
+  }
+
   /** Floating-point operations of one step's Newton–Schulz iterations. */
   get newtonSchulzFlops(): number {
     let flops = 0;

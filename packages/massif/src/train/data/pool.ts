@@ -6,15 +6,18 @@ import type { Encoded, EncoderFacts, FromWorker } from "./encode.worker.ts";
 export class EncoderPool {
   readonly #workers: { worker: Worker; waiting: PromiseWithResolvers<Encoded>[] }[] = [];
   #failed: unknown;
+  /** Of the tokenizer. */
+  facts!: EncoderFacts;
 
   private constructor() {}
 
   /** Starts `size` workers. @throws what loading the tokenizer throws */
-  static async start(folder: string, size: number): Promise<EncoderPool & { facts: EncoderFacts }> {
+  static async start(folder: string, size: number): Promise<EncoderPool> {
     const pool = new EncoderPool();
     try {
-      const facts = await Promise.all(Array.from({ length: size }, () => pool.#add(folder)));
-      return Object.assign(pool, { facts: facts[0]! });
+      const [facts] = await Promise.all(Array.from({ length: size }, () => pool.#add(folder)));
+      pool.facts = facts!;
+      return pool;
     } catch (error) {
       await pool.close();
       throw error;

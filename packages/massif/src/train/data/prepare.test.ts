@@ -15,7 +15,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { saveTokenizer, Tokenizer } from "../../tokenizer/index.ts";
-import { DataConfig, type PrepareProgress, prepareData, readCorpus } from "./prepare.ts";
+import { DataConfig, type PrepareProgress, prepareData, readCorpus, readTrainingTexts } from "./prepare.ts";
+import { splitDocuments } from "./split.ts";
 import { TokenFile } from "./tokens.ts";
 
 const speeches = DataConfig.parse({
@@ -24,9 +25,11 @@ const speeches = DataConfig.parse({
 
 /** All bytes, and a few joined ones. */
 const parts = ["th", "he", "the", " t", " the", "an", "and", " a", " and", "in", "ing", "er", "on", "\n\n", "é"];
+const bytes = Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte));
+const specials = (from: number) => ["[BOS]", "[EOS]"].map((name, i) => ({ name, id: from + i, special: true }));
 const bpe = new Tokenizer({
-  tokens: [...Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)), ...parts.map((p) => Buffer.from(p))],
-  specials: ["[BOS]", "[EOS]"].map((name, i) => ({ name, id: 256 + parts.length + i, special: true })),
+  tokens: [...bytes, ...parts.map((part) => Buffer.from(part))],
+  specials: specials(256 + parts.length),
 });
 
 let tokenizer: string;
@@ -81,6 +84,10 @@ test("prepared once, it is taken as it is, until a file, the config or the token
   expect((await prepare(config)).why).toBe("changed");
   utimesSync(join(base, "a.txt"), 1, 1);
   expect((await prepare(config)).why).toBe("changed");
+  const other = mkdtempSync(join(base, "tokenizer-"));
+  await saveTokenizer(new Tokenizer({ tokens: bytes, specials: specials(256) }), other);
+  expect((await prepare(config, { tokenizer: other })).why).toBe("changed");
+  expect((await prepare(config)).why).toBe("changed");
   appendFileSync(first.path, "x");
   expect((await prepare(config)).why).toBe("damaged");
   expect((await prepare(config)).why).toBe("cached");
@@ -92,6 +99,21 @@ test("long documents are cut, and their pieces named", async () => {
   const pieces: string[] = [];
   for await (const { id, text } of readCorpus(config, base)) pieces.push(`${id} ${text.length}`);
   expect(pieces).toEqual(["a.txt/1 82", "a.txt/2 80"]);
+});
+
+test("the training texts are those that the split of the token file leaves", async () => {
+  const { path } = await prepare(speeches);
+  using file = TokenFile.open(path);
+  for (const split of [
+    { fraction: 0.1, seed: 2 },
+    { documents: 7, seed: 2 },
+  ]) {
+    const { train, heldOut } = splitDocuments(file.keys, split);
+    const texts: string[] = [];
+    for await (const text of readTrainingTexts(speeches, base, split)) texts.push(text);
+    expect(texts.length + heldOut.length).toBe(101);
+    expect(texts.map((text) => Buffer.byteLength(text))).toEqual([...train].map((d) => file.bytes[d]));
+  }
 });
 
 test("killed at work, it leaves nothing that is loaded; run again, it gives the same file and tidies up", async () => {

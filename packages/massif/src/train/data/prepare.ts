@@ -10,6 +10,7 @@ import type { Encoded } from "./encode.worker.ts";
 import { tokenizerFingerprint } from "./encoder.ts";
 import { EncoderPool } from "./pool.ts";
 import { readDocuments, resolveSources, SourceConfig, type SourceFile } from "./sources.ts";
+import { documentKey, type SplitConfig, splitDocuments } from "./split.ts";
 import { TokenFile } from "./tokens.ts";
 import { TokenWriter } from "./writer.ts";
 
@@ -33,7 +34,8 @@ export interface PrepareOptions {
   /** Where the token file goes, as `NAME.tokens`, with what was counted as `NAME.json`. */
   out: string;
   name?: string;
-  /** Tokenizing threads; the machine's cores less one by default. The file is the same for any number. */
+  /** Tokenizing threads; by default the machine's cores less one, at most 16: one thread reads and cleans for them all.
+   *  The file is the same for any number. */
   workers?: number;
   progress?: (progress: PrepareProgress) => void;
   /** Milliseconds. */
@@ -66,7 +68,7 @@ export interface Prepared {
 const PREPARATION = 1;
 const BATCH_CHARS = 1 << 18;
 
-/** The cleaned texts of a corpus with their ids, without tokenizing: what a tokenizer is trained on. */
+/** The cleaned texts of a corpus with their ids, in the order of its token file. */
 export async function* readCorpus(
   config: DataConfig,
   base: string,
@@ -84,12 +86,22 @@ export async function* readCorpus(
   }
 }
 
+/** The texts that a split leaves to train on: what a tokenizer learns from, so that held-out text stays unseen. The
+ *  corpus is read twice: a split by number of documents needs every id first. */
+export async function* readTrainingTexts(config: DataConfig, base: string, split: SplitConfig): AsyncGenerator<string> {
+  const keys: bigint[] = [];
+  for await (const { id } of readCorpus(config, base)) keys.push(documentKey(id));
+  const heldOut = new Set(splitDocuments(BigUint64Array.from(keys), split).heldOut);
+  let document = 0;
+  for await (const { text } of readCorpus(config, base)) if (!heldOut.has(document++)) yield text;
+}
+
 /** Makes the token file of a corpus, unless the one there is from the same files, config and tokenizer. A preparation
  *  that is killed leaves the old file, or none; what it had begun is removed by the next.
  *  @throws MassifError those of sources, tokenizer and writer; `data.empty` when cleaning leaves nothing */
 export async function prepareData(config: DataConfig, options: PrepareOptions): Promise<Prepared> {
   const { base, tokenizer, out, name = "text", progress, now = () => performance.now() } = options;
-  const workers = options.workers ?? Math.max(1, availableParallelism() - 1);
+  const workers = options.workers ?? Math.min(16, Math.max(1, availableParallelism() - 1));
   const path = join(out, `${name}.tokens`);
   const summary = join(out, `${name}.json`);
   const files = resolveSources(config.sources, base);

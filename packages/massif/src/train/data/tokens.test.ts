@@ -30,6 +30,16 @@ test("what is written is read back: tokens, index, ids, bytes", () => {
   expect(() => file.tokens(0, 8)).toThrow(RangeError);
 });
 
+test("thousands of documents keep their own ids and keys", () => {
+  const path = join(folder, "a.tokens");
+  const ids = Array.from({ length: 5000 }, (_, i) => `library/shelf é/${i * 977}`);
+  write(path, Object.fromEntries(ids.map((id, i) => [id, [i % 299]])));
+  using file = TokenFile.open(path);
+  expect(ids.map((_, i) => file.id(i))).toEqual(ids);
+  expect([...file.keys]).toEqual(ids.map(documentKey));
+  expect([...file.ends]).toEqual(ids.map((_, i) => 2 * i + 2));
+});
+
 test("vocabularies beyond 65,536 tokens take four bytes a token, and any span is read right", () => {
   for (const vocabSize of [65_536, 163_840]) {
     const path = join(folder, `${vocabSize}.tokens`);

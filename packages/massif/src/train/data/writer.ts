@@ -12,12 +12,14 @@ export class TokenWriter {
   readonly #info: TokenFileInfo;
   readonly #tokenBytes: Uint16Array;
   readonly #width: 2 | 4;
-  readonly #ends: bigint[] = [];
-  readonly #keys: bigint[] = [];
-  readonly #idEnds: bigint[] = [];
+  readonly #ends: number[] = [];
+  readonly #idEnds: number[] = [];
+  #keys = new BigUint64Array(1024);
   readonly #bytes: number[] = [];
   readonly #crcs: number[] = [];
+  /** The documents' ids, in chunks. */
   readonly #ids: Buffer[] = [];
+  #nextIds = "";
   readonly #block = Buffer.alloc(BLOCK);
   #filled = 0;
   #written = HEADER;
@@ -64,26 +66,32 @@ export class TokenWriter {
     tokens.set(ids);
     tokens[ids.length] = this.#info.endId;
     this.#append(Buffer.from(tokens.buffer));
-    const name = Buffer.from(id);
-    this.#ids.push(name);
-    this.#idBytes += name.length;
+    if (this.documents === this.#keys.length) {
+      const grown = new BigUint64Array(2 * this.#keys.length);
+      grown.set(this.#keys);
+      this.#keys = grown;
+    }
+    this.#keys[this.documents] = documentKey(id);
+    this.#nextIds += id;
+    if (this.#nextIds.length >= BLOCK) this.#packIds();
+    this.#idBytes += Buffer.byteLength(id);
     this.#tokens += tokens.length;
     this.#textBytes += textBytes;
-    this.#ends.push(BigInt(this.#tokens));
-    this.#keys.push(documentKey(id));
-    this.#idEnds.push(BigInt(this.#idBytes));
+    this.#ends.push(this.#tokens);
+    this.#idEnds.push(this.#idBytes);
     this.#bytes.push(textBytes);
   }
 
   /** Completes the file, makes it durable, and puts it in its place. */
   finish(): void {
-    for (const name of this.#ids) this.#append(name);
+    this.#packIds();
+    for (const ids of this.#ids) this.#append(ids);
     this.#flush();
     const index = Buffer.concat(
       [
-        BigUint64Array.from(this.#ends),
-        BigUint64Array.from(this.#keys),
-        BigUint64Array.from(this.#idEnds),
+        BigUint64Array.from(this.#ends, BigInt),
+        this.#keys.subarray(0, this.documents),
+        BigUint64Array.from(this.#idEnds, BigInt),
         Uint32Array.from(this.#bytes),
         Uint32Array.from(this.#crcs),
         this.#tokenBytes,
@@ -95,7 +103,7 @@ export class TokenWriter {
     header.writeUInt32LE(VERSION, 8);
     header.writeUInt32LE(this.#width, 12);
     header.writeBigUInt64LE(BigInt(this.#tokens), 16);
-    header.writeBigUInt64LE(BigInt(this.#ends.length), 24);
+    header.writeBigUInt64LE(BigInt(this.documents), 24);
     header.writeBigUInt64LE(BigInt(this.#idBytes), 32);
     header.writeBigUInt64LE(BigInt(this.#textBytes), 40);
     header.writeUInt32LE(this.#info.vocabSize, 48);
@@ -121,6 +129,11 @@ export class TokenWriter {
     if (this.#fd !== undefined) closeSync(this.#fd);
     this.#fd = undefined;
     rmSync(this.#partial, { force: true });
+  }
+
+  #packIds(): void {
+    this.#ids.push(Buffer.from(this.#nextIds));
+    this.#nextIds = "";
   }
 
   #append(bytes: Buffer): void {

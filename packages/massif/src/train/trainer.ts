@@ -1,0 +1,191 @@
+/**
+ * One training step of a K2 model: gradients of any number of micro-batches, then MuonClip, then the routers' biases.
+ * Forward and backward are block by block (tape.ts); the loss is the mean over all targets of the step.
+ */
+import { type DType, type Tensor, torch } from "@massif/torch";
+import { Model, modelSize, updateRouterBias } from "../model/index.ts";
+import { MuonClip, type MuonClipConfig } from "../optim/index.ts";
+import { IGNORE, type Rows } from "./data/index.ts";
+import { type Activations, accumulate, Tape, type Trained } from "./tape.ts";
+
+export interface TrainerConfig {
+  optimizer: MuonClipConfig;
+  /** What products are computed in; masters, residual stream, norms, router and losses stay float32. */
+  precision: "float32" | "bfloat16";
+  activations: Activations;
+  /** Weight of the sequence balance loss. */
+  balanceLoss: number;
+  /** u of auxiliary-loss-free balancing. */
+  routerBiasRate: number;
+}
+
+/** What the gradients of a step say, before the weights move. */
+export interface Gradients {
+  /** Mean negative log-likelihood of the targets, nats. */
+  loss: number;
+  targets: number;
+  gradNorm: number;
+  /** [layer][head], the largest softmax inputs. */
+  maxLogits: number[][];
+  /** [layer with experts][expert], tokens routed. */
+  load: number[][];
+}
+
+export interface Applied {
+  /** [layer][head]: γ times the maximum for a clipped head. */
+  maxLogitsAfter: number[][];
+  clippedHeads: number;
+}
+
+export class Trainer {
+  readonly config: TrainerConfig;
+  readonly optimizer: MuonClip;
+  /** The model whose weights are the masters: what is saved. */
+  readonly master: Model;
+  /** The same over the weights in compute precision: what runs. */
+  readonly model: Model;
+  readonly #blocks: Trained[][];
+  readonly #embed: Trained;
+  readonly #head: Trained[];
+  #load_E = new Map<number, Tensor>();
+
+  /** Takes over the parameters of `model`. */
+  constructor(model: Model, config: TrainerConfig) {
+    this.config = config;
+    this.master = model;
+    this.optimizer = new MuonClip(model, config.optimizer, config.precision as DType);
+    this.model = new Model(model.config, new Map(this.optimizer.weights));
+    this.#blocks = model.blocks.map(() => []);
+    this.#head = [];
+    let embed: Trained | undefined;
+    for (const { members } of this.optimizer.groups) {
+      for (const { spec, compute, grad } of members) {
+        const trained = { weight: compute, grad };
+        if (spec.layer < 0) embed = trained;
+        else (this.#blocks[spec.layer] ?? this.#head).push(trained);
+      }
+    }
+    this.#embed = embed!;
+  }
+
+  /** FLOPs of training on one token: forward and backward, attention counted causally. */
+  flopsPerToken(seqLen: number): number {
+    return modelSize(this.model.config, seqLen).trainFlopsPerToken;
+  }
+
+  /** Adds up the gradients of the micro-batches of one step; the weights stay. */
+  gradients(batches: readonly Rows[]): Gradients {
+    const targets = batches.reduce((n, { targets }) => n + targets.reduce((m, t) => m + (t === IGNORE ? 0 : 1), 0), 0);
+    this.optimizer.zeroGrad();
+    using _ = torch.scope();
+    const maxima: Tensor[][] = [];
+    const losses: Tensor[] = [];
+    this.#load_E = new Map();
+    for (const rows of batches) {
+      using inner = torch.scope();
+      const { nll, maxLogits_H, loads_E } = this.#micro(rows, 1 / Math.max(1, targets));
+      losses.push(inner.keep(nll));
+      maxima.push(inner.keep(maxLogits_H));
+      for (const [layer, load_E] of loads_E) {
+        const sum = this.#load_E.get(layer);
+        if (sum) sum.add_(load_E);
+        else this.#load_E.set(layer, torch.keep(load_E));
+      }
+    }
+    const max_LH = maxima.map((list) => torch.stack(list)).reduce((a, b) => a.maximum(b));
+    const load = [...this.#load_E.values()];
+    return {
+      loss: losses.reduce((a, b) => a.add(b)).item() / Math.max(1, targets),
+      targets,
+      gradNorm: this.optimizer.gradNorm(),
+      maxLogits: max_LH.tolist() as number[][],
+      load: load.length ? (torch.stack(load).tolist() as number[][]) : [],
+    };
+  }
+
+  /** Moves the weights by the gradients that were added up, at `rate` times the peak learning rate. */
+  apply({ maxLogits, gradNorm }: Gradients, rate: number): Applied {
+    const { clipped } = this.optimizer.step(rate, maxLogits, gradNorm);
+    using _ = torch.noGrad();
+    using scope = torch.scope();
+    for (const [layer, load_E] of this.#load_E) {
+      const bias_E = this.master.parameter(`model.layers.${layer}.mlp.gate.e_score_correction_bias`);
+      updateRouterBias(bias_E, load_E, this.config.routerBiasRate);
+      load_E.dispose();
+    }
+    this.#load_E.clear();
+    const maxLogitsAfter = maxLogits.map((row, layer) =>
+      row.map((max, head) => max * (clipped[layer]!.find((c) => c.head === head)?.gamma ?? 1)),
+    );
+    return { maxLogitsAfter, clippedHeads: clipped.reduce((n, heads) => n + heads.length, 0) };
+  }
+
+  /** Throws the gradients away: the step is skipped. */
+  discard(): void {
+    for (const load_E of this.#load_E.values()) load_E.dispose();
+    this.#load_E.clear();
+  }
+
+  #micro(rows: Rows, weight: number): { nll: Tensor; maxLogits_H: Tensor[]; loads_E: [number, Tensor][] } {
+    const { model } = this;
+    const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
+    const context = model.context(rows.seqLen, { docStart_BT, balance: this.config.balanceLoss / rows.batch });
+    const tape = new Tape(this.config.activations, this.#blocks);
+    const maxLogits_H: Tensor[] = [];
+    const loads_E: [number, Tensor][] = [];
+
+    let x_BTD = torch.noGrad(() => model.embed(ids_BT));
+    for (const block of model.blocks) {
+      const output = tape.forward(block, x_BTD, context);
+      x_BTD = output.y_BTD;
+      maxLogits_H.push(output.maxLogit_H);
+      if (output.load_E) loads_E.push([block.index, output.load_E]);
+    }
+    const head = this.#headBackward(x_BTD, targets_BT, weight);
+    let grad_BTD = head.grad_BTD;
+    for (let i = model.blocks.length; i-- > 0; ) grad_BTD = tape.backward(grad_BTD);
+    using _ = torch.noGrad();
+    this.#embed.grad.index_add_(0, ids_BT.flatten(), grad_BTD.flatten(0, 1).to(this.#embed.grad.dtype));
+    return { nll: head.nll, maxLogits_H, loads_E };
+  }
+
+  /** Loss (the sum over targets) and its gradient, times `weight`, with respect to the last block's output. */
+  #headBackward(x_BTD: Tensor, targets_BT: Tensor, weight: number): { nll: Tensor; grad_BTD: Tensor } {
+    return torch.tidy(() => {
+      const input = x_BTD.detach();
+      input.requiresGrad = true;
+      const nll = this.model.nll(input, targets_BT).sum();
+      const inputs = [input, ...this.#head.map((t) => t.weight)];
+      const [grad_BTD, ...dw] = torch.grad(nll, inputs, { gradOutputs: [torch.full_like(nll, weight)] });
+      accumulate(this.#head, dw);
+      return { nll: nll.detach(), grad_BTD: grad_BTD! };
+    });
+  }
+
+  /** Summed negative log-likelihood of rows, without gradients. */
+  evaluate(rows: Rows): number {
+    using _ = torch.noGrad();
+    using scope = torch.scope();
+    const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
+    const x_BTD = this.model.forward(ids_BT, this.model.context(rows.seqLen, { docStart_BT }));
+    return this.model.nll(x_BTD, targets_BT).sum().item();
+  }
+
+  #tensors({ batch, seqLen, ids, targets, docStart }: Rows): {
+    ids_BT: Tensor;
+    targets_BT: Tensor;
+    docStart_BT: Tensor | null;
+  } {
+    const of = (data: Int32Array) => torch.tensor(data, { shape: [batch, seqLen], device: this.model.device });
+    return {
+      ids_BT: of(ids),
+      targets_BT: of(targets).to("int64"),
+      docStart_BT: docStart.some((start) => start > 0) ? of(docStart) : null,
+    };
+  }
+
+  dispose(): void {
+    this.master.dispose();
+    this.optimizer.dispose();
+  }
+}
