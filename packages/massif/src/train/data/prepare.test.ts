@@ -119,9 +119,14 @@ test("the training texts are those that the split of the token file leaves", asy
 test("killed at work, it leaves nothing that is loaded; run again, it gives the same file and tidies up", async () => {
   const out = join(base, "out");
   const script = `
+    import { writeSync } from "node:fs";
     import { prepareData } from ${JSON.stringify(join(import.meta.dirname, "prepare.ts"))};
-    const config = JSON.parse(process.argv[1]);
-    await prepareData(config, { ...JSON.parse(process.argv[2]), workers: 1, progress: (p) => console.log(p.documents) });`;
+    const stopHere = () => {
+      writeSync(1, "at work");
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
+    };
+    const [config, options] = process.argv.slice(1).map((text) => JSON.parse(text));
+    await prepareData(config, { ...options, workers: 1, progress: ({ documents }) => documents > 20 && stopHere() });`;
   const options = { base, tokenizer, out };
   const arguments_ = ["--input-type=module", "-e", script, JSON.stringify(speeches), JSON.stringify(options)];
   const child = spawn(process.execPath, arguments_, { stdio: ["ignore", "pipe", "inherit"] });
