@@ -89,19 +89,12 @@ function pipInstall(python: string): void {
     attempts.unshift([`${TORCH} for CPUs … (200 MB to fetch, 750 MB on disk: about a minute)`, [`${TORCH}+cpu`]]);
   if (cpu) attempts.splice(1, 0, ["not where pip looks; asking download.pytorch.org …", [`${TORCH}+cpu`, ...index]]);
   const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input"];
+  if (!process.stderr.isTTY) pip.push("--quiet"); // quiet leaves the progress bar out too
   for (const [i, [what, args]] of attempts.entries()) {
     say(`torch: ${what}`);
-    const last = i === attempts.length - 1;
-    // Whether an index has it is told within a second or two; only the last attempt's complaints matter.
-    const dry = last
-      ? 0
-      : spawnSync(python, [...pip, "--quiet", "--dry-run", "--no-deps", ...args], { stdio: "ignore" }).status;
-    if (dry !== 0) continue;
-    if (
-      spawnSync(python, [...pip, "--quiet", "--progress-bar", "on", ...args], { stdio: ["ignore", 2, 2] }).status === 0
-    )
-      return;
-    break;
+    // That an index does not have it is told in a second or two, and is no news; only the last complaints matter.
+    const complaints = i === attempts.length - 1 ? 2 : "ignore";
+    if (spawnSync(python, [...pip, ...args], { stdio: ["ignore", 2, complaints] }).status === 0) return;
   }
   throw new TorchError("torch.pip", {
     found: `pip could not install ${TORCH}; its message is above`,

@@ -122,7 +122,7 @@ function compile(plan: BuildPlan, cmake: string, compiler: string, onProgress: B
   mkdirSync(objects, { recursive: true });
   writeFileSync(unfinished, "");
   const began = performance.now();
-  onProgress?.(`building the native add-on for torch ${torch.version} (once; one to two minutes on two cores)`);
+  onProgress?.(`building the native add-on for torch ${torch.version} (once; about a minute on two cores)`);
   const output = openSync(log, "w");
   const run = (args: string[], stdout: number) => spawnSync(cmake, args, { env, stdio: ["ignore", stdout, output] });
   const settings = {
