@@ -1,6 +1,8 @@
 import fc from "fast-check";
+import { Tiktoken } from "tiktoken";
 import { expect, test } from "vitest";
 import { match, patterns, splitter, toRegExp } from "./pattern.ts";
+import { after16, flagsOf } from "./scanner.ts";
 
 /** Kimi K2's pattern for JavaScript, written by hand (spec §7.3): the oracle of both translation and scanner. */
 const upper = "[[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]--\\p{sc=Han}]";
@@ -39,7 +41,10 @@ const characters = fc.oneof(
   fc.string({ unit: "binary", minLength: 1, maxLength: 2 }),
   fc.integer({ min: 0, max: 0xffff }).map((unit) => String.fromCharCode(unit)),
 );
-const texts = fc.array(characters, { maxLength: 30 }).map((parts) => parts.join(""));
+const texts = fc
+  .array(characters, { maxLength: 30 })
+  .map((parts) => parts.join(""))
+  .filter((text) => !after16.test(text) && !text.includes("\u0295")); // there the scanner keeps to Unicode 16
 
 test("the scanner and the translated expression cut as the expression written by hand", () => {
   fc.assert(
@@ -53,13 +58,29 @@ test("the scanner and the translated expression cut as the expression written by
   );
 });
 
-test("every character of Unicode is scanned as the expression matches it", () => {
-  const unlike: string[] = [];
-  for (let code = 0; code < 0x110000; code++) {
-    const text = `A${String.fromCodePoint(code)}b`;
-    if (scanned(text).join("|") !== byHand(text).join("|")) unlike.push(code.toString(16));
+test("every character has the classes that tiktoken gives it, whatever Node's Unicode version", () => {
+  const everything: string[] = [];
+  for (let code = 0; code < 0x110000; code++)
+    if (code < 0xd800 || code > 0xdfff) everything.push(String.fromCodePoint(code));
+  const flags = everything.map(flagsOf);
+  const bytes = Array.from({ length: 256 }, (_, byte) => Buffer.of(byte).toString("base64")).join(" ");
+  const expressions = [
+    "\\p{Han}",
+    "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]",
+    "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}&&[^\\p{Han}]]",
+    "\\p{N}",
+    "\\s",
+    "[\\r\\n]",
+    "[^\\s\\p{L}\\p{N}]",
+    "[^\\r\\n\\p{L}\\p{N}]",
+  ];
+  for (const [i, expression] of expressions.entries()) {
+    const oracle = new Tiktoken(`! 0 ${bytes}`, {}, expression); // gives the bytes that the expression matches
+    const matched = Buffer.from(oracle.encode(everything.join(""), [], [])).toString();
+    const ours = everything.filter((_, at) => flags[at]! & (1 << i)).join("");
+    expect(ours === matched, expression).toBe(true);
+    oracle.free();
   }
-  expect(unlike).toEqual([]);
 });
 
 test("words, numbers, contractions, spaces as each named pattern cuts them", () => {

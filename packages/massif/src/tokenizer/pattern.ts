@@ -83,7 +83,8 @@ const inClass: Record<string, string> = {
 /** A pattern in Rust's or Oniguruma's notation as a sticky JavaScript expression: white space as Unicode has it
  *  (JavaScript's `\s` lacks U+0085 and has U+FEFF), `&&` between sets, scripts by bare name. Throws `tokenizer.pattern`
  *  for what JavaScript cannot say. */
-export function toRegExp(pattern: string): RegExp {
+export function toRegExp(original: string): RegExp {
+  const pattern = spellCases(original);
   if (/^\w+$/.test(pattern)) {
     const like = nearest(pattern, Object.keys(patterns));
     throw new MassifError("tokenizer.pattern", {
@@ -115,17 +116,30 @@ export function toRegExp(pattern: string): RegExp {
     else source += token;
   }
   try {
-    if (/[*+?}]\+/.test(pattern.replace(/\\./g, "_").replace(/\[[^\]]*\]/g, "_")))
-      throw new Error("possessive quantifier");
+    const bare = pattern.replace(/\\[pP]\{[^}]*\}|\\./g, "_").replace(/\[[^\]]*\]/g, "_");
+    if (/[*+?}]\+/.test(bare)) throw new Error("possessive quantifiers");
     return new RegExp(source, "vy");
   } catch (cause) {
     const text = cause instanceof Error ? cause.message : String(cause);
     throw new MassifError("tokenizer.pattern", {
-      found: `the pre-tokenizer pattern ${pattern} cannot be used: ${text}`,
+      found: `the pre-tokenizer pattern ${original} cannot be used: ${text}`,
       fix: "write it in what Rust's, Oniguruma's and JavaScript's expressions share",
       cause,
     });
   }
+}
+
+/** `(?i:…)` of plain letters with both cases spelled out (ſ is an s, K a k): V8 14 has such groups, but with one in an
+ *  expression, sets elsewhere in it no longer match U+0345. */
+function spellCases(pattern: string): string {
+  const more: Record<string, string> = { s: "ſ", k: "\u212a" };
+  return pattern.replace(/\(\?i:([a-z'|]*)\)/gi, (_, letters: string) => {
+    const spelled = letters.replace(
+      /[a-z]/gi,
+      (c) => `[${c.toLowerCase()}${c.toUpperCase()}${more[c.toLowerCase()] ?? ""}]`,
+    );
+    return `(?:${spelled})`;
+  });
 }
 
 /** For each set of a pattern, in the order they open: does an `&&` stand in it (not in a set within)? */
