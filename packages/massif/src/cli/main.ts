@@ -4,6 +4,10 @@ import type { Command } from "./command.ts";
 
 /** Loaded on demand: a command that needs no torch starts without it. */
 const commands: Record<string, { summary: string; load: () => Promise<Command> }> = {
+  chat: {
+    summary: "the K2 chat format: render messages to prompts and ids, parse what a model wrote",
+    load: async () => (await import("./chat-format.ts")).chat,
+  },
   doctor: {
     summary: "what is on this machine, and what to do about what is missing",
     load: async () => (await import("./doctor.ts")).doctor,
