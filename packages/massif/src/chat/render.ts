@@ -93,7 +93,8 @@ export interface RenderRequest {
   /** Default: what the template's release does. */
   toolStyle?: ToolStyle;
   /** Keeps the reasoning of every turn (K2.6's `keep: "all"`), not only of the current chain of tool calls. Then a
-   *  conversation's prompt grows at its end only. */
+   *  conversation's prompt grows at its end only. Where reasoning is dropped, what follows the empty think pair was
+   *  written after a full one: SFT should learn such a turn in its own rendering, cut after it. */
   keepReasoning?: boolean;
 }
 

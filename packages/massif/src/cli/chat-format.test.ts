@@ -97,5 +97,5 @@ test("errors name the row", async () => {
   expect(await failure(["rendr"])).toBe("massif chat rendr");
   expect(await failure(["render", "--tools", "xml"])).toBe("--tools xml");
   const { status, stderr } = massif(["parse"], "nope");
-  expect([status, stderr.slice(0, 37)]).toEqual([1, "massif: standard input:1 is not JSON"]);
+  expect([status, stderr.slice(0, 36)]).toEqual([1, "massif: standard input:1 is not JSON"]);
 });
