@@ -32,6 +32,15 @@ export interface BlockOutput {
   balance?: Tensor;
 }
 
+/** What attention works on; nothing is rotated yet. */
+export interface Projected {
+  q_BTHK: Tensor;
+  /** The normed latent, C = kvLoraRank wide. */
+  latent_BTC: Tensor;
+  /** The rotary key that all heads share. */
+  kPe_BTR: Tensor;
+}
+
 export type Weights = ReadonlyMap<string, Tensor>;
 
 /** x·Wᵀ in the dtype of W. */
@@ -60,7 +69,7 @@ export class Block {
   }
 
   forward(x_BTD: Tensor, context: Context): BlockOutput {
-    const [h_BTD, maxLogit_H] = this.attention(this.norm(x_BTD, "input_layernorm.weight"), context);
+    const [h_BTD, maxLogit_H] = this.attention(this.project(this.norm(x_BTD, "input_layernorm.weight")), context);
     const mid_BTD = x_BTD.add(h_BTD);
     const ffn = this.feedForward(this.norm(mid_BTD, "post_attention_layernorm.weight"), context.balance);
     return { ...ffn, y_BTD: mid_BTD.add(ffn.y_BTD), maxLogit_H };
@@ -70,8 +79,7 @@ export class Block {
     return rmsNorm(x, this.weight(name), eps);
   }
 
-  /** Queries [B, T, H, K], the normed latent [B, T, kvLoraRank] and the shared rotary key [B, T, R]; nothing rotated yet. */
-  project(x_BTD: Tensor): { q_BTHK: Tensor; latent_BTC: Tensor; kPe_BTR: Tensor } {
+  project(x_BTD: Tensor): Projected {
     const { config } = this;
     const eps = config.latentNormEps;
     const q =
@@ -92,24 +100,21 @@ export class Block {
     };
   }
 
-  attention(x_BTD: Tensor, { cos_TR, sin_TR, docStart_BT }: Context): [Tensor, Tensor] {
-    const { config } = this;
-    const { q_BTHK, latent_BTC, kPe_BTR } = this.project(x_BTD);
+  /** Attention over rebuilt keys and values: [B, T, D], and the largest softmax input of each head. */
+  attention({ q_BTHK, latent_BTC, kPe_BTR }: Projected, { cos_TR, sin_TR, docStart_BT }: Context): [Tensor, Tensor] {
+    const { config, scale } = this;
     const kv_BTHX = linear(latent_BTC, this.weight("self_attn.kv_b_proj.weight")).unflatten(-1, [
       config.numAttentionHeads,
       -1,
     ]);
-    const [out_BTHV, maxLogit_H] = mlaAttention({
-      q_BTHK,
-      kv_BTHX,
-      kPe_BTR,
-      cos_TR,
-      sin_TR,
-      docStart_BT,
-      nope: config.qkNopeHeadDim,
-      scale: this.scale,
-    });
-    return [linear(out_BTHV.flatten(2), this.weight("self_attn.o_proj.weight")), maxLogit_H];
+    const nope = config.qkNopeHeadDim;
+    const [out_BTHV, maxLogit_H] = mlaAttention({ q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale });
+    return [this.output(out_BTHV.flatten(2)), maxLogit_H];
+  }
+
+  /** What the heads found, [B, T, H·V], back to width D. */
+  output(heads_BTN: Tensor): Tensor {
+    return linear(heads_BTN, this.weight("self_attn.o_proj.weight"));
   }
 
   mlp(x: Tensor, prefix: string): Tensor {

@@ -1,7 +1,10 @@
-export { Block, type BlockOutput, type Context, linear, type Weights } from "./block.ts";
+export { Block, type BlockOutput, type Context, linear, type Projected, type Weights } from "./block.ts";
 export { checkpointTensors, loadModel, saveModel, writeConfig } from "./checkpoint.ts";
 export { fromHuggingFace, isMoe, ModelConfig, qkHeadDim, readConfig, toHuggingFace, YarnConfig } from "./config.ts";
+export { decode, LatentCache } from "./decode.ts";
+export { type GenerateOptions, generate, generateGreedy } from "./generate.ts";
 export { Model, type ModelOptions } from "./model.ts";
 export { type ModelSize, modelSize, numel, type ParameterSpec, parameterSpecs } from "./parameters.ts";
 export { inverseFrequencies, RotaryTable, softmaxScale } from "./rope.ts";
 export { type Routing, route, sequenceBalance, updateRouterBias } from "./router.ts";
+export { argmax, type SamplingOptions, sample } from "./sample.ts";

@@ -26,9 +26,8 @@ function chosen(choice_NE: Tensor, { nGroup, topkGroup, numExpertsPerTok }: Mode
   const grouped_NGe = choice_NE.unflatten(-1, [nGroup, -1]);
   const best_NG = grouped_NGe.topk(2, -1)[0].sum([-1]).topk(topkGroup, -1, true, false)[1];
   const open_NG = torch.zeros_like(grouped_NGe.select(-1, 0)).scatter(1, best_NG, 1).to("bool");
-  // Closed groups become 0, not −∞, as in transformers: it differs only when every choice is negative.
   return grouped_NGe
-    .masked_fill(open_NG.unsqueeze(-1).logical_not(), 0)
+    .masked_fill(open_NG.unsqueeze(-1).logical_not(), -Infinity)
     .flatten(1)
     .topk(numExpertsPerTok, -1, true, false)[1];
 }

@@ -1,0 +1,59 @@
+/** Text from a model, one token at a time, over the latent cache. */
+import { type Tensor, torch } from "@massif/torch";
+import type { Random } from "../common/index.ts";
+import { decode, LatentCache } from "./decode.ts";
+import type { Model } from "./model.ts";
+import { type SamplingOptions, sample } from "./sample.ts";
+
+export interface GenerateOptions extends SamplingOptions {
+  maxNewTokens: number;
+  /** Generation ends before these. */
+  stop?: readonly number[];
+  random: Random;
+}
+
+/** Yields the ids that follow `prompt` (at least one id). Stops at a stop id, or after `maxNewTokens`. */
+export function* generate(
+  model: Model,
+  prompt: ArrayLike<number>,
+  { maxNewTokens, stop = [], random, ...sampling }: GenerateOptions,
+): Generator<number> {
+  using cache = new LatentCache(model, 1, prompt.length + Math.min(maxNewTokens, 1024));
+  let next: Int32Array = Int32Array.from(prompt);
+  for (let n = 0; n < maxNewTokens; n++) {
+    const logits = torch.tidy(() =>
+      decode(model, idsOf(model, next, 1), cache)
+        .to("float32")
+        .toTypedArray(),
+    ) as Float32Array;
+    const id = sample(logits, sampling, random);
+    if (stop.includes(id)) return;
+    yield id;
+    next = Int32Array.of(id);
+  }
+}
+
+/** The likeliest continuation of a batch of prompts of equal length: [B][maxNewTokens] ids. */
+export function generateGreedy(
+  model: Model,
+  prompts_BT: readonly ArrayLike<number>[],
+  maxNewTokens: number,
+): number[][] {
+  using cache = new LatentCache(model, prompts_BT.length, prompts_BT[0]!.length + maxNewTokens);
+  const out: number[][] = prompts_BT.map(() => []);
+  let ids = Int32Array.from(prompts_BT.flatMap((p) => Array.from(p)));
+  for (let n = 0; n < maxNewTokens; n++) {
+    ids = Int32Array.from(
+      torch.tidy(() =>
+        decode(model, idsOf(model, ids, prompts_BT.length), cache)
+          .argmax(-1)
+          .toArray(),
+      ),
+    );
+    for (const [b, id] of ids.entries()) out[b]!.push(id);
+  }
+  return out;
+}
+
+const idsOf = (model: Model, ids: Int32Array, batch: number): Tensor =>
+  torch.tensor(ids, { shape: [batch, ids.length / batch], device: model.device });
