@@ -12,6 +12,18 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
     summary: "what is on this machine, and what to do about what is missing",
     load: async () => (await import("./doctor.ts")).doctor,
   },
+  inspect: {
+    summary: "sizes of a model from its config: parameters, cache, FLOPs, memory",
+    load: async () => (await import("./inspect.ts")).inspect,
+  },
+  parity: {
+    summary: "compares logits, gradients, routing and text with Hugging Face transformers",
+    load: async () => (await import("./parity.ts")).parity,
+  },
+  schema: {
+    summary: "checks tool schemas by Moonshot's rules (walle)",
+    load: async () => (await import("./schema.ts")).schema,
+  },
 };
 
 function usage(): string {
