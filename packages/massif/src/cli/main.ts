@@ -24,6 +24,10 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
     summary: "checks tool schemas by Moonshot's rules (walle)",
     load: async () => (await import("./schema.ts")).schema,
   },
+  tokenizer: {
+    summary: "train a byte-level BPE vocabulary, encode text to ids, decode ids",
+    load: async () => (await import("./tokenizer.ts")).tokenizer,
+  },
 };
 
 function usage(): string {

@@ -38,7 +38,7 @@ export interface DecodeOptions {
 }
 
 /** Distinct pieces remembered with their ids; then the memory starts afresh. */
-const REMEMBERED = 1 << 16;
+const REMEMBERED = 1 << 17;
 /** Longer pieces are rare and not remembered (code units). */
 const LONGEST_REMEMBERED = 48;
 /** Spec §7.4: characters a slice; characters of a run of only white space or only none. */
