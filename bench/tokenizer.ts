@@ -12,6 +12,7 @@ import { join, resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { readJsonl } from "../packages/massif/src/common/index.ts";
+import { spell } from "../packages/massif/src/tokenizer/bytes.ts";
 import { loadTokenizer, patterns, saveTokenizer, trainTokenizer } from "../packages/massif/src/tokenizer/index.ts";
 
 const { values } = parseArgs({
@@ -68,15 +69,13 @@ const encode = () =>
       return hash.digest("hex");
     },
   );
-const spelled = (tokens: Record<string, number>) => Object.keys(tokens).sort((a, b) => tokens[a]! - tokens[b]!);
-const { writeHuggingFace } = await import("../packages/massif/src/tokenizer/huggingface.ts");
 const train = (size: number) =>
   timed(
-    () => trainTokenizer(texts, { vocabSize: size, special: [] }),
-    (made) =>
-      createHash("sha256")
-        .update(spelled(JSON.parse(writeHuggingFace(made)).model.vocab).join("\n"))
-        .digest("hex"),
+    () => trainTokenizer(texts, { vocabSize: size, special: [] }).vocabulary,
+    (vocabulary) => {
+      const tokens = Array.from({ length: vocabulary.size }, (_, id) => spell(vocabulary.bytes(id)));
+      return createHash("sha256").update(tokens.join("\n")).digest("hex");
+    },
   );
 
 const median = (values: number[]) => values.toSorted((a, b) => a - b)[values.length >> 1]!;

@@ -7,6 +7,15 @@ import { patterns } from "./pattern.ts";
 import { Tokenizer, type TokenizerParts } from "./tokenizer.ts";
 import { NONE } from "./vocabulary.ts";
 
+// By hand, since these two have hundreds of thousands of entries.
+const isVocab = (value: unknown) =>
+  typeof value === "object" && value !== null && Object.values(value).every((id) => Number.isInteger(id) && id >= 0);
+const isMerges = (value: unknown) =>
+  Array.isArray(value) &&
+  value.every(
+    (merge) => (typeof merge === "string" ? merge.split(" ") : Array.isArray(merge) ? merge : []).length === 2,
+  );
+
 const component = z.looseObject({ type: z.string() });
 const schema = z.looseObject({
   added_tokens: z
@@ -26,8 +35,8 @@ const schema = z.looseObject({
   decoder: component.nullish(),
   model: z.looseObject({
     type: z.string().default("BPE"),
-    vocab: z.record(z.string(), z.int().nonnegative()),
-    merges: z.array(z.union([z.string(), z.tuple([z.string(), z.string()])])),
+    vocab: z.custom<Record<string, number>>(isVocab, "is not a map from token to id"),
+    merges: z.custom<(string | [string, string])[]>(isMerges, "is not a list of pairs of tokens"),
     ignore_merges: z.boolean().default(false),
     dropout: z.number().nullish(),
     continuing_subword_prefix: z.string().nullish(),
@@ -79,22 +88,22 @@ export function parseHuggingFace(json: unknown, path: string): Tokenizer {
 
   const added = new Set(added_tokens.map(({ content }) => content));
   const tokens: (Uint8Array | undefined)[] = [];
-  for (const [text, id] of Object.entries(model.vocab)) {
+  const idOf = new Map(Object.entries(model.vocab));
+  for (const [text, id] of idOf) {
     if (added.has(text)) continue;
     tokens[id] = unspell(text) ?? unsupported(`token ${JSON.stringify(text)}, which spells no bytes,`);
   }
   const ranks = new Int32Array(tokens.length).fill(NONE);
-  const merges = model.merges.map((merge) =>
-    typeof merge === "string" ? (merge.split(" ") as [string, string]) : merge,
-  );
-  const pairs = new Set<string>();
-  for (const [rank, [left, right]] of merges.entries()) {
-    const id = model.vocab[left + right];
-    if (id === undefined || !(left in model.vocab) || !(right in model.vocab)) {
+  const pairs = new Set<number>();
+  const pairOf = (left: number, right: number) => left * 2 ** 24 + right;
+  for (const [rank, merge] of model.merges.entries()) {
+    const [left, right] = typeof merge === "string" ? (merge.split(" ") as [string, string]) : merge;
+    const [a, b, id] = [idOf.get(left), idOf.get(right), idOf.get(left + right)];
+    if (a === undefined || b === undefined || id === undefined) {
       return unsupported(`merge ${rank} (${left} ${right}), of tokens that are not in the vocabulary,`);
     }
     ranks[id] = Math.min(ranks[id]!, rank);
-    pairs.add(`${left} ${right}`);
+    pairs.add(pairOf(a, b));
   }
   const tokenizer = new Tokenizer({
     tokens,
@@ -109,9 +118,9 @@ export function parseHuggingFace(json: unknown, path: string): Tokenizer {
   for (let id = 0; id < vocabulary.size; id++) {
     if (ranks[id] === NONE) continue;
     const halves = vocabulary.halves(id);
-    if (!halves) continue;
-    const merge = halves.map((half) => spell(vocabulary.bytes(half))).join(" ");
-    if (!pairs.has(merge)) unsupported(`a list of merges that makes ${spell(vocabulary.bytes(id))} without "${merge}"`);
+    if (!halves || pairs.has(pairOf(...halves))) continue;
+    const [left, right] = halves.map((half) => spell(vocabulary.bytes(half)));
+    unsupported(`a list of merges that makes ${left}${right} without "${left} ${right}"`);
   }
   return tokenizer;
 }
