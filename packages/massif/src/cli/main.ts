@@ -12,6 +12,10 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
     summary: "what is on this machine, and what to do about what is missing",
     load: async () => (await import("./doctor.ts")).doctor,
   },
+  generate: {
+    summary: "let a model write",
+    load: async () => (await import("./generate.ts")).generate,
+  },
   inspect: {
     summary: "sizes of a model from its config: parameters, cache, FLOPs, memory",
     load: async () => (await import("./inspect.ts")).inspect,
@@ -20,9 +24,17 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
     summary: "compares logits, gradients, routing and text with Hugging Face transformers",
     load: async () => (await import("./parity.ts")).parity,
   },
+  pretrain: {
+    summary: "train a model on text, from a recipe",
+    load: async () => (await import("./pretrain.ts")).pretrain,
+  },
   schema: {
     summary: "checks tool schemas by Moonshot's rules (walle)",
     load: async () => (await import("./schema.ts")).schema,
+  },
+  start: {
+    summary: "the main job: text, tokenizer, a K2 model that learned it, samples and a report (npm start)",
+    load: async () => (await import("./start.ts")).start,
   },
   tokenizer: {
     summary: "train a byte-level BPE vocabulary, encode text to ids, decode ids",

@@ -15,8 +15,6 @@ export interface TrainerConfig {
   activations: Activations;
   /** Weight of the sequence balance loss. */
   balanceLoss: number;
-  /** u of auxiliary-loss-free balancing. */
-  routerBiasRate: number;
 }
 
 /** What the gradients of a step say, before the weights move. */
@@ -47,7 +45,7 @@ export class Trainer {
   readonly #blocks: Trained[][];
   readonly #embed: Trained;
   readonly #head: Trained[];
-  #load_E = new Map<number, Tensor>();
+  readonly #load_E = new Map<number, Tensor>();
 
   /** Takes over the parameters of `model`. */
   constructor(model: Model, config: TrainerConfig) {
@@ -80,10 +78,12 @@ export class Trainer {
     using _ = torch.scope();
     const maxima: Tensor[][] = [];
     const losses: Tensor[] = [];
-    this.#load_E = new Map();
+    this.discard();
+    const sequences = batches.reduce((n, { batch }) => n + batch, 0);
     for (const rows of batches) {
       using inner = torch.scope();
-      const { nll, maxLogits_H, loads_E } = this.#micro(rows, 1 / Math.max(1, targets));
+      const balance = (this.config.balanceLoss * rows.batch) / sequences;
+      const { nll, maxLogits_H, loads_E } = this.#micro(rows, 1 / Math.max(1, targets), balance);
       losses.push(inner.keep(nll));
       maxima.push(inner.keep(maxLogits_H));
       for (const [layer, load_E] of loads_E) {
@@ -103,14 +103,15 @@ export class Trainer {
     };
   }
 
-  /** Moves the weights by the gradients that were added up, at `rate` times the peak learning rate. */
-  apply({ maxLogits, gradNorm }: Gradients, rate: number): Applied {
+  /** Moves the weights by the gradients that were added up, at `rate` times the peak learning rate, and the routers' biases
+   *  by `biasRate` (u of auxiliary-loss-free balancing). */
+  apply({ maxLogits, gradNorm }: Gradients, rate: number, biasRate: number): Applied {
     const { clipped } = this.optimizer.step(rate, maxLogits, gradNorm);
     using _ = torch.noGrad();
-    using scope = torch.scope();
+    using _scope = torch.scope();
     for (const [layer, load_E] of this.#load_E) {
       const bias_E = this.master.parameter(`model.layers.${layer}.mlp.gate.e_score_correction_bias`);
-      updateRouterBias(bias_E, load_E, this.config.routerBiasRate);
+      updateRouterBias(bias_E, load_E, biasRate);
       load_E.dispose();
     }
     this.#load_E.clear();
@@ -126,10 +127,14 @@ export class Trainer {
     this.#load_E.clear();
   }
 
-  #micro(rows: Rows, weight: number): { nll: Tensor; maxLogits_H: Tensor[]; loads_E: [number, Tensor][] } {
+  #micro(
+    rows: Rows,
+    weight: number,
+    balance: number,
+  ): { nll: Tensor; maxLogits_H: Tensor[]; loads_E: [number, Tensor][] } {
     const { model } = this;
     const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
-    const context = model.context(rows.seqLen, { docStart_BT, balance: this.config.balanceLoss / rows.batch });
+    const context = model.context(rows.seqLen, { docStart_BT, balance });
     const tape = new Tape(this.config.activations, this.#blocks);
     const maxLogits_H: Tensor[] = [];
     const loads_E: [number, Tensor][] = [];
@@ -165,7 +170,7 @@ export class Trainer {
   /** Summed negative log-likelihood of rows, without gradients. */
   evaluate(rows: Rows): number {
     using _ = torch.noGrad();
-    using scope = torch.scope();
+    using _scope = torch.scope();
     const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
     const x_BTD = this.model.forward(ids_BT, this.model.context(rows.seqLen, { docStart_BT }));
     return this.model.nll(x_BTD, targets_BT).sum().item();
