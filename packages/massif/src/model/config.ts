@@ -19,8 +19,11 @@ export const YarnConfig = z.object({
     .default(32)
     .describe("Rotations over the original context above which a frequency is left alone"),
   betaSlow: z.number().default(1).describe("Rotations below which a frequency is divided by the factor"),
-  mscale: z.number().default(1).describe("Scales cos and sin (together with mscaleAllDim, which divides)"),
-  mscaleAllDim: z.number().default(0).describe("Scales the softmax by its square"),
+  mscale: z
+    .number()
+    .default(0)
+    .describe("Scales cos and sin (together with mscaleAllDim, which divides); 0: not given"),
+  mscaleAllDim: z.number().default(0).describe("Scales the softmax by its square; 0: not given"),
 });
 export type YarnConfig = z.infer<typeof YarnConfig>;
 
@@ -69,7 +72,7 @@ export type ModelConfig = z.infer<typeof ModelConfig>;
 
 const snake = (key: string) => key.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
 const camel = (key: string) => key.replace(/_([a-z])/g, (_, c: string) => c.toUpperCase());
-const NOT_IN_FILES = new Set(["latentNormEps", "ropeTheta", "ropeScaling"]);
+const NOT_IN_FILES = new Set(["ropeTheta", "ropeScaling"]);
 
 /** What the files also say, and what this implementation does: another value is refused rather than ignored. */
 const FIXED: Record<string, unknown> = {
@@ -80,6 +83,7 @@ const FIXED: Record<string, unknown> = {
   tie_word_embeddings: false,
   rope_interleave: true,
 };
+const FIXED_ROPE: Record<string, unknown> = { attention_factor: null, truncate: true, partial_rotary_factor: 1 };
 
 type Json = Record<string, unknown>;
 
@@ -90,16 +94,19 @@ export function fromHuggingFace(json: Json, where = "config.json"): ModelConfig 
   if (!["kimi_k2", "deepseek_v3"].includes(String(json.model_type))) {
     throw refuse(`model_type is ${JSON.stringify(json.model_type)}`, "kimi_k2 or deepseek_v3");
   }
-  for (const [key, value] of Object.entries(FIXED)) {
-    if (json[key] !== undefined && json[key] !== value)
-      throw refuse(`${key} is ${JSON.stringify(json[key])}`, JSON.stringify(value));
-  }
+  const check = (given: Json, fixed: Json) => {
+    for (const [key, value] of Object.entries(fixed))
+      if (given[key] !== undefined && given[key] !== value)
+        throw refuse(`${key} is ${JSON.stringify(given[key])}`, JSON.stringify(value));
+  };
+  check(json, FIXED);
   const given: Json = {};
   for (const key of Object.keys(ModelConfig.shape)) {
     if (!NOT_IN_FILES.has(key) && json[snake(key)] !== undefined) given[key] = json[snake(key)];
   }
   if (given.qLoraRank === undefined) given.qLoraRank = null;
   const rope = (json.rope_parameters ?? { ...(json.rope_scaling as Json | null), rope_theta: json.rope_theta }) as Json;
+  check(rope, FIXED_ROPE);
   if (rope.rope_theta !== undefined) given.ropeTheta = rope.rope_theta;
   const type = rope.rope_type ?? rope.type ?? "default";
   if (type === "yarn")

@@ -102,7 +102,7 @@ function absorbed(block: Block, q_BTHK: Tensor, cos_TR: Tensor, sin_TR: Tensor, 
   let logits_BNS = q_BNC.bmm(seen_BSC.mT).mul(block.scale);
   if (T > 1) logits_BNS = logits_BNS.masked_fill(future(T, H, seen_BSC.shape[1]!, seen_BSC.device), -Infinity);
   const oLat_BNC = logits_BNS
-    .to("float32")
+    .to(seen_BSC.dtype === "float64" ? "float64" : "float32")
     .softmax(-1)
     .to(seen_BSC.dtype)
     .bmm(seen_BSC.narrow(-1, 0, C));

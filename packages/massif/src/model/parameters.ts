@@ -97,6 +97,8 @@ export interface ModelSize {
   activeParameters: number;
   /** Total and active by part. */
   parts: Record<string, { parameters: number; activeParameters: number }>;
+  /** Bytes of the weights. fp8 and int4 as K2 was released: blocks of 128 × 128 (specification §2.1), groups of 32 (§2.4). */
+  weightBytes: Record<"fp32" | "bf16" | "fp8" | "int4", number>;
   /** Bytes of cache a token in bf16: the latent and the shared rotary key, every layer. */
   kvBytesPerToken: number;
   /** Forward FLOPs a token at context `context`: two a weight, and attention over half of it. */
@@ -111,20 +113,35 @@ export function modelSize(config: ModelConfig, context = 4096): ModelSize {
   let parameters = 0;
   let activeParameters = 0;
   let inProducts = 0;
+  const weightBytes = { fp32: 0, bf16: 0, fp8: 0, int4: 0 };
   for (const spec of parameterSpecs(config)) {
     const n = numel(spec.shape);
-    const active = spec.kind === "buffer" ? 0 : spec.routed ? (n / config.nRoutedExperts) * config.numExpertsPerTok : n;
+    const active = spec.routed ? (n / config.nRoutedExperts) * config.numExpertsPerTok : n;
     const part = (parts[partOf(spec)] ??= { parameters: 0, activeParameters: 0 });
     part.parameters += n;
     part.activeParameters += active;
     parameters += n;
     activeParameters += active;
+    addBytes(weightBytes, spec, n);
     if (spec.kind === "matrix" || spec.name === "lm_head.weight") inProducts += active;
   }
   const perPair = config.numAttentionHeads * (qkHeadDim(config) + config.vHeadDim);
   const flopsPerToken = 2 * inProducts + config.numHiddenLayers * context * perPair;
   const kvBytesPerToken = 2 * config.numHiddenLayers * (config.kvLoraRank + config.qkRopeHeadDim);
-  return { parameters, activeParameters, parts, kvBytesPerToken, flopsPerToken, trainFlopsPerToken: 3 * flopsPerToken };
+  const trainFlopsPerToken = 3 * flopsPerToken;
+  return { parameters, activeParameters, parts, weightBytes, kvBytesPerToken, flopsPerToken, trainFlopsPerToken };
+}
+
+/** The router's biases stay fp32 and what is no product stays bf16; int4 is for routed experts alone. */
+function addBytes(sum: ModelSize["weightBytes"], { kind, name, routed, pieces }: ParameterSpec, n: number): void {
+  const bf16 = kind === "buffer" ? 4 * n : 2 * n;
+  sum.fp32 += 4 * n;
+  sum.bf16 += bf16;
+  const [rows = 1, columns = 1] = pieces.shape;
+  const blocks = Math.ceil(rows / 128) * Math.ceil(columns / 128);
+  sum.fp8 += kind === "matrix" && !name.endsWith("mlp.gate.weight") ? n + 4 * pieces.count * blocks : bf16;
+  const perRow = 4 * Math.ceil(columns / 8) + 2 * Math.ceil(columns / 32);
+  sum.int4 += routed ? pieces.count * (rows * perRow + 8) : bf16;
 }
 
 function partOf({ name, kind }: ParameterSpec): string {

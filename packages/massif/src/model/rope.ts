@@ -19,9 +19,12 @@ export function inverseFrequencies({ qkRopeHeadDim: d, ropeTheta: base, ropeScal
 
 const mscale = (factor: number, k: number) => (factor > 1 ? 0.1 * k * Math.log(factor) + 1 : 1);
 
-/** What cos and sin are multiplied by: 1 for K2. */
-const attentionFactor = (yarn: YarnConfig | null) =>
-  yarn ? mscale(yarn.factor, yarn.mscale) / mscale(yarn.factor, yarn.mscaleAllDim) : 1;
+/** What cos and sin are multiplied by: 1 for K2. Without both mscales it is the factor's own, as in transformers. */
+function attentionFactor(yarn: YarnConfig | null): number {
+  if (!yarn) return 1;
+  const { factor, mscale: k, mscaleAllDim } = yarn;
+  return k && mscaleAllDim ? mscale(factor, k) / mscale(factor, mscaleAllDim) : mscale(factor, 1);
+}
 
 /** The softmax scale: qkHeadDim^(−1/2), times YaRN's mscale² (at every length, as transformers does). */
 export function softmaxScale(config: ModelConfig): number {

@@ -92,6 +92,8 @@ export class MuonClip {
    */
   step(rate: number, maxLogits_LH: readonly ArrayLike<number>[] = [], gradNorm = this.gradNorm()): StepReport {
     const { config } = this;
+    // Before anything moves: a maximum that is not finite refuses the whole step.
+    const clipped = maxLogits_LH.map((max_H) => (config.qkClip === null ? [] : headsToClip(max_H, config.qkClip)));
     const learningRate = config.learningRate * rate;
     const { weightDecay } = config;
     using _ = torch.noGrad();
@@ -101,7 +103,6 @@ export class MuonClip {
       if (momentum) muonStep(group.value, group.grad, momentum, { ...config, learningRate });
       else adamwStep([group.value], [group.grad], this.#adamw.get(group)!, { ...config, learningRate, weightDecay });
     }
-    const clipped = maxLogits_LH.map((max_H) => (config.qkClip === null ? [] : headsToClip(max_H, config.qkClip)));
     for (const [layer, heads] of clipped.entries()) if (heads.length) this.#clip(layer, heads);
     for (const { compute, value } of this.groups) compute?.copy_(value);
     return { gradNorm, clipped };
