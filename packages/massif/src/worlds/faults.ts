@@ -36,13 +36,21 @@ const strikes = (fault: Fault, tool: Tool, renew: string | undefined): boolean =
   return fault.kind === "partial" || fault.kind === "duplicate" ? tool.pages !== undefined : true;
 };
 
+/** A call as faults see it. */
+export interface Struck {
+  tool: Tool;
+  /** Calls made before it. */
+  number: number;
+  /** The first item of its page. */
+  from: number;
+  renew: string | undefined;
+  before: Answer["state"];
+}
+
 /** One call under this weather. `carryOut` does it; a fault may keep it from being done, or spoil what is answered. */
 export function strike(
   weather: Weather,
-  tool: Tool,
-  number: number,
-  renew: string | undefined,
-  before: Answer["state"],
+  { tool, number, from, renew, before }: Struck,
   carryOut: () => Answer,
 ): { answer: Answer; weather: Weather } {
   const refuse = (error: string): Answer => ({ state: before, ok: false, result: { error } });
@@ -62,7 +70,7 @@ export function strike(
   const { result } = done;
   if (fault.kind === "stale")
     return { answer: { ...done, ok: false, result: { stale: true, data: off(result, fault.draw) } }, weather: after };
-  return { answer: { ...done, result: spoil(result, fault.kind) }, weather: after };
+  return { answer: { ...done, result: spoil(result, fault.kind, from) }, weather: after };
 }
 
 /** An older reading: every number is off. */
@@ -74,9 +82,9 @@ function off(value: Value, by: number): Value {
 }
 
 /** A page cut after its first item (with where to go on), or its first item twice. */
-function spoil(result: Value, kind: FaultKind): Value {
-  const { items, next } = result as { items: Value[]; next?: number };
+function spoil(result: Value, kind: FaultKind, from: number): Value {
+  const { items } = result as { items: Value[] };
   if (kind === "duplicate") return { ...(result as object), items: items.slice(0, 1).concat(items) };
   if (items.length < 2) return result;
-  return { items: items.slice(0, 1), next: next === undefined ? 1 : next - items.length + 1 };
+  return { items: items.slice(0, 1), next: from + 1 };
 }

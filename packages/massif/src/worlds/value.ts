@@ -55,6 +55,15 @@ export function join(a: Type, b: Type): Type | undefined {
     const of = join(a.of, b.of);
     return of && { kind: "list", of, bound: Math.max(a.bound, b.bound) };
   }
+  if (a.kind === "record" && b.kind === "record") {
+    const fields: Record<string, Type> = {};
+    for (const name of Object.keys({ ...a.fields, ...b.fields })) {
+      const both = join(a.fields[name] ?? NULL, b.fields[name] ?? NULL);
+      if (!both) return undefined;
+      fields[name] = both;
+    }
+    return { kind: "record", fields };
+  }
   if (fits(a, b)) return b;
   if (fits(b, a)) return a;
   return a.kind === "row" && b.kind === "row" ? STRING : undefined;

@@ -7,7 +7,7 @@ import { begin, frameOf, type Splits, splits, type Task } from "./episode.ts";
 import type { Frame, Made } from "./expression.ts";
 import { type Fault, strike } from "./faults.ts";
 import { digest, type State } from "./state.ts";
-import { call, readArgs, type Tool } from "./tool.ts";
+import { call, PAGE, readArgs, type Tool } from "./tool.ts";
 import { agreedTo, hear, newUser, type UserState } from "./user.ts";
 import { leaves, type Value } from "./value.ts";
 import { judge, type Verdict } from "./verdict.ts";
@@ -120,9 +120,14 @@ export class WorldEnvironment implements Environment<Progress> {
     const frame: Frame = { ...frameOf(task, at.state, at.made, at.now), vars: { ...args } };
     const why = forbidden(task.world, tool, args, frame, at.user);
     const check = (state: State) => this.world.check({ ...frame, state, vars: {} }, at.state);
-    const { answer, weather } = strike(at, tool, at.made.length, this.world.file.faults?.renew, at.state, () =>
-      call(tool, args, frame, check),
-    );
+    const struck = {
+      tool,
+      number: at.made.length,
+      from: Number((tool.pages && args[PAGE]) ?? 0),
+      renew: this.world.file.faults?.renew,
+      before: at.state,
+    };
+    const { answer, weather } = strike(at, struck, () => call(tool, args, frame, check));
     // Old readings are not knowledge, and errors show nothing.
     const shown = answer.ok ? [...leaves(answer.result)] : [];
     return {
