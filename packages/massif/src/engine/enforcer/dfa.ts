@@ -43,7 +43,7 @@ const MAX_DFA = 40_000;
 /** Above this, minimizing costs more than it saves. */
 const MAX_MINIMIZED = 2_000;
 /** Total size of the subsets built: bounds the time of a hostile pattern to well under a second. */
-const MAX_WORK = 4_000_000;
+const MAX_WORK = 2_000_000;
 
 export const move = (dfa: Dfa, state: number, byte: number): number =>
   dfa.next[state * dfa.classes + dfa.classOf[byte]!]!;
@@ -164,6 +164,30 @@ export function intersect(a: Dfa, b: Dfa): Dfa {
       return p < 0 || q < 0 ? undefined : ([p, q] as const);
     },
     accepts: (s) => !!(a.accepts[s[0]] && b.accepts[s[1]]),
+  });
+}
+
+/** The quoted words of `word` whose inside is `min` to `max` words of `unit`, an automaton that accepts in state 0 only.
+ *  Throws `TooLarge`. */
+export function counted(word: Dfa, unit: Dfa, min: number, max: number): Dfa {
+  const quote = 0x22;
+  const cuts = new Set([0, quote, quote + 1]);
+  for (let byte = 1; byte < 256; byte++) {
+    if (word.classOf[byte] !== word.classOf[byte - 1] || unit.classOf[byte] !== unit.classOf[byte - 1]) cuts.add(byte);
+  }
+  const { classOf, firsts } = classesOf(cuts);
+  /** The state in `word`, the state in `unit` (−1 outside the quotes), and how many units are complete. */
+  type S = readonly [number, number, number];
+  return explore<S>(classOf, firsts, word.size ? [0, -1, 0] : undefined, (s) => s.join(), {
+    step([w, u, n], byte) {
+      const to = move(word, w, byte);
+      if (to < 0) return undefined;
+      if (byte === quote && u <= 0) return u < 0 ? [to, 0, 0] : n >= min ? [to, -1, n] : undefined;
+      const next = u < 0 || n >= max ? -1 : move(unit, u, byte);
+      // Past the lower bound, and with no upper one, counting on would tell nothing apart.
+      return next < 0 ? undefined : [to, next, next ? n : max === Infinity ? Math.min(n + 1, min) : n + 1];
+    },
+    accepts: ([w]) => word.accepts[w] === 1,
   });
 }
 

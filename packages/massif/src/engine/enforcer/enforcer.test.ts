@@ -12,20 +12,94 @@ const ajv = new Ajv2020({ strict: false });
 formats.default(ajv);
 
 const hard: Record<string, Json> = {
-  recursion: { type: "object", properties: { v: { type: "integer" }, next: { anyOf: [{ $ref: "#" }, { type: "null" }] } }, required: ["v", "next"], additionalProperties: false },
+  recursion: {
+    type: "object",
+    properties: { v: { type: "integer" }, next: { anyOf: [{ $ref: "#" }, { type: "null" }] } },
+    required: ["v", "next"],
+    additionalProperties: false,
+  },
   tree: { $defs: { t: { type: "array", items: { $ref: "#/$defs/t" }, maxItems: 3 } }, $ref: "#/$defs/t" },
-  mutual: { $defs: { a: { type: "object", properties: { b: { $ref: "#/$defs/b" } } }, b: { type: "array", items: { $ref: "#/$defs/a" }, minItems: 1 } }, $ref: "#/$defs/a" },
+  mutual: {
+    $defs: {
+      a: { type: "object", properties: { b: { $ref: "#/$defs/b" } } },
+      b: { type: "array", items: { $ref: "#/$defs/a" }, minItems: 1 },
+    },
+    $ref: "#/$defs/a",
+  },
   prefixes: { enum: ["a", "ab", "abc", "abd", "世", "世界", "", '"', "\\"] },
   "mixed enum": { enum: [1, 10, 100, -1, 1.5, null, true, [1, "a"], { k: [] }] },
-  keys: { type: "object", properties: { a: { type: "null" }, ab: { type: "null" }, "😊": { type: "null" }, 'q"': { type: "null" }, "": { type: "null" } }, required: ["ab", "😊"], additionalProperties: false },
-  "extra keys": { type: "object", properties: { na: { type: "integer" }, name: { type: "boolean" } }, required: ["name"], additionalProperties: { type: "string", maxLength: 2 } },
-  bounds: { type: "object", properties: { i: { type: "integer", minimum: -12, maximum: 345 }, x: { type: "number", exclusiveMinimum: 0.5, maximum: 2.25 }, m: { type: "integer", multipleOf: 7, minimum: 50 } }, required: ["i", "x", "m"], additionalProperties: false },
+  keys: {
+    type: "object",
+    properties: {
+      a: { type: "null" },
+      ab: { type: "null" },
+      "😊": { type: "null" },
+      'q"': { type: "null" },
+      "": { type: "null" },
+    },
+    required: ["ab", "😊"],
+    additionalProperties: false,
+  },
+  "extra keys": {
+    type: "object",
+    properties: { na: { type: "integer" }, name: { type: "boolean" } },
+    required: ["name"],
+    additionalProperties: { type: "string", maxLength: 2 },
+  },
+  bounds: {
+    type: "object",
+    properties: {
+      i: { type: "integer", minimum: -12, maximum: 345 },
+      x: { type: "number", exclusiveMinimum: 0.5, maximum: 2.25 },
+      m: { type: "integer", multipleOf: 7, minimum: 50 },
+    },
+    required: ["i", "x", "m"],
+    additionalProperties: false,
+  },
   strings: { type: "array", items: { type: "string", minLength: 2, maxLength: 3 }, minItems: 2, maxItems: 2 },
-  pattern: { type: "object", properties: { p: { type: "string", pattern: "^[a-c]{2,}-\\d+$", maxLength: 8 }, q: { type: "string", pattern: "世" } }, required: ["p", "q"] },
-  formats: { type: "array", prefixItems: [{ type: "string", format: "date" }, { type: "string", format: "uuid" }, { type: "string", format: "ipv4" }, { type: "string", format: "email" }], items: false, minItems: 4 },
-  tuple: { type: "array", prefixItems: [{ const: 1 }, { type: "string" }], items: { type: "boolean" }, minItems: 1, maxItems: 4 },
-  objects: { anyOf: [{ type: "object", properties: { kind: { const: "a" }, x: { type: "integer" } }, required: ["kind", "x"], additionalProperties: false }, { type: "object", properties: { kind: { const: "b" } }, required: ["kind"], additionalProperties: false }] },
-  tagged: { oneOf: [{ type: "object", properties: { t: { const: 1 } }, required: ["t"] }, { type: "object", properties: { t: { enum: [2, 3] } }, required: ["t"] }] },
+  pattern: {
+    type: "object",
+    properties: {
+      p: { type: "string", pattern: "^[a-c]{2,}-\\d+$", maxLength: 8 },
+      q: { type: "string", pattern: "世" },
+    },
+    required: ["p", "q"],
+  },
+  formats: {
+    type: "array",
+    prefixItems: [
+      { type: "string", format: "date" },
+      { type: "string", format: "uuid" },
+      { type: "string", format: "ipv4" },
+      { type: "string", format: "email" },
+    ],
+    items: false,
+    minItems: 4,
+  },
+  tuple: {
+    type: "array",
+    prefixItems: [{ const: 1 }, { type: "string" }],
+    items: { type: "boolean" },
+    minItems: 1,
+    maxItems: 4,
+  },
+  objects: {
+    anyOf: [
+      {
+        type: "object",
+        properties: { kind: { const: "a" }, x: { type: "integer" } },
+        required: ["kind", "x"],
+        additionalProperties: false,
+      },
+      { type: "object", properties: { kind: { const: "b" } }, required: ["kind"], additionalProperties: false },
+    ],
+  },
+  tagged: {
+    oneOf: [
+      { type: "object", properties: { t: { const: 1 } }, required: ["t"] },
+      { type: "object", properties: { t: { enum: [2, 3] } }, required: ["t"] },
+    ],
+  },
   anything: true,
   nullable: { type: ["string", "null"], enum: ["x", null] },
   "no type": { minimum: 3, maxLength: 1, maxItems: 1, required: ["k"] },
@@ -194,7 +268,7 @@ describe("matcher", () => {
 describe("refusals name the path", () => {
   const cases: [Json, RegExp][] = [
     [{ type: "object", properties: { a: { type: "array", uniqueItems: true } } }, /#\/properties\/a\/uniqueItems/],
-    [{ allOf: [{}] }, /#\/allOf/],
+    [{ allOf: [{}, {}] }, /#\/allOf/],
     [{ type: "object", patternProperties: {} }, /#\/patternProperties/],
     [{ $defs: { x: { not: {} } }, $ref: "#/$defs/x" }, /#\/\$defs\/x\/not/],
     [{ type: "string", format: "uri" }, /#\/format: the format "uri"/],
@@ -211,7 +285,9 @@ describe("refusals name the path", () => {
   });
 
   test("a schema that no finite value satisfies", () => {
-    expect(() => compileSchema({ type: "object", properties: { a: { $ref: "#" } }, required: ["a"] }, vocabulary)).toThrow(/allows no value/);
+    expect(() =>
+      compileSchema({ type: "object", properties: { a: { $ref: "#" } }, required: ["a"] }, vocabulary),
+    ).toThrow(/allows no value/);
     expect(() => compileSchema({ anyOf: [{ $ref: "#" }] }, vocabulary)).toThrow(/allows no value/);
     expect(() => compileSchema(false, vocabulary)).toThrow(/allows no value/);
   });

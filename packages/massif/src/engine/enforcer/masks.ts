@@ -22,9 +22,9 @@ interface Local extends Mask {
 }
 
 const SHORT = 1024;
-const MAX_MASKS = 512;
-const MAX_LOCALS = 2048;
-const MAX_GROUPS = 128;
+const MAX_MASKS = 256;
+const MAX_LOCALS = 512;
+const MAX_GROUPS = 64;
 
 const sharedLocals = new WeakMap<Trie, Map<string, Local>>();
 

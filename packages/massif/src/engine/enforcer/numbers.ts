@@ -32,7 +32,7 @@ const digit = range(0x30, 0x39);
 const digits = (lo: number, hi: number): Re => (lo > hi ? nothing : range(0x30 + lo, 0x30 + hi));
 
 /** Any JSON number whose double is finite. */
-export const anyNumber: Re = cat(
+const anyNumber: Re = cat(
   optional(literal("-")),
   alt(literal("0"), cat(range(0x31, 0x39), repeat(digit, 0, MAX_DIGITS - 1))),
   optional(cat(literal("."), repeat(digit, 1, 20))),
@@ -45,7 +45,7 @@ function exponent(): Re {
 }
 
 /** Integers `n` with lo ≤ n ≤ hi. */
-export function integers(lo: bigint, hi: bigint): Re {
+function integers(lo: bigint, hi: bigint): Re {
   const negative = lo < 0n ? magnitudes(hi < -1n ? -hi : 1n, -lo < LARGEST ? -lo : LARGEST) : nothing;
   const positive = hi >= 0n ? magnitudes(lo > 0n ? lo : 0n, hi < LARGEST ? hi : LARGEST) : nothing;
   return alt(positive, cat(literal("-"), negative));
@@ -55,14 +55,14 @@ export function integers(lo: bigint, hi: bigint): Re {
 export function integerDfa({ min, max, above, below }: Bounds, multipleOf = 1): Dfa {
   const lo = min === undefined ? -LARGEST : whole(Math.ceil(min)) + (above && Number.isInteger(min) ? 1n : 0n);
   const hi = max === undefined ? LARGEST : whole(Math.floor(max)) - (below && Number.isInteger(max) ? 1n : 0n);
-  const all = compile(integers(lo, hi));
+  const all = min === undefined && max === undefined ? unboundedInteger : compile(integers(lo, hi));
   return multipleOf === 1 ? all : intersect(all, multiples(multipleOf));
 }
 
 /** Numbers within bounds. */
 export function numberDfa(bounds: Bounds): Dfa {
   const { min, max, above = false, below = false } = bounds;
-  if (min === undefined && max === undefined) return compile(anyNumber);
+  if (min === undefined && max === undefined) return unboundedNumber;
   const lo = min === undefined ? undefined : decimal(min);
   const hi = max === undefined ? undefined : decimal(max);
   const whole = Math.max(lo?.whole.toString().length ?? 1, hi?.whole.toString().length ?? 1);
@@ -196,3 +196,6 @@ function multiples(n: number): Dfa {
   accepts[2] = 1;
   return { size, classOf, classes, next, accepts, distance: new Int32Array(size), toward: new Int16Array(size) };
 }
+
+const unboundedNumber = compile(anyNumber);
+const unboundedInteger = compile(integers(-LARGEST, LARGEST));

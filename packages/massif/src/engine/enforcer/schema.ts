@@ -1,11 +1,11 @@
 /** JSON Schema (draft 2020-12) → nodes. Whatever is asked for and cannot be enforced throws with its path. */
 import { MassifError, nearest } from "../../common/index.ts";
-import { cat, compile, type Dfa, intersect, literal, matches, oneOf, repeat, TooLarge } from "./dfa.ts";
+import { cat, compile, counted, type Dfa, intersect, literal, matches, oneOf, TooLarge } from "./dfa.ts";
 import { formats } from "./formats.ts";
 import { type Key, type List, type Node, none, struct, type Union } from "./node.ts";
 import { type Bounds, integerDfa, numberDfa } from "./numbers.ts";
 import { patternRe, Unsupported } from "./regex.ts";
-import { ALL, written } from "./text.ts";
+import { plainText } from "./text.ts";
 
 export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 type Dict = { [key: string]: Json };
@@ -33,6 +33,7 @@ const KNOWN = new Set([
   "const",
   "anyOf",
   "oneOf",
+  "allOf",
   "$ref",
   "$id",
 ]);
@@ -41,8 +42,6 @@ export const isDict = (x: unknown): x is Dict => typeof x === "object" && x !== 
 
 const MAX_DEPTH = 64;
 const MAX_NODES = 20_000;
-/** A pattern with length bounds becomes one automaton. */
-const MAX_COUNTED = 1000;
 
 /** Any JSON value. */
 export function anyValue(): Node {
@@ -99,7 +98,7 @@ class Reader {
     }
     if ("$id" in schema && path !== "#") throw unsupported(`${path}/$id`, "“$id” inside a schema");
     const nullable: Node[] = schema.nullable === true ? [regular(["null"])] : [];
-    for (const key of ["$ref", "anyOf", "oneOf"]) {
+    for (const key of ["$ref", "anyOf", "oneOf", "allOf"]) {
       if (!(key in schema)) continue;
       const beside = Object.keys(schema).find(
         (k) => k !== key && k !== "nullable" && k !== "$id" && !ANNOTATIONS.has(k),
@@ -166,13 +165,7 @@ class Reader {
         return dfa ? intersect(dfa, one) : one;
       });
     }
-    if (min > 0 || max < Infinity) {
-      if (Math.max(min, max < Infinity ? max : 0) > MAX_COUNTED) {
-        throw unsupported(`${path}/maxLength`, `length bounds above ${MAX_COUNTED} beside a pattern`);
-      }
-      const lengths = small(path, () => quoted(repeat(written(ALL), min, max)));
-      dfa = small(path, () => intersect(dfa!, lengths));
-    }
+    if (min > 0 || max < Infinity) dfa = small(path, () => counted(dfa!, plainText, min, max));
     return { kind: "regular", dfa: dfa! };
   }
 
@@ -228,7 +221,7 @@ class Reader {
       const own = Object.hasOwn(properties, name);
       return {
         name,
-        bytes: bytes(JSON.stringify(name).slice(1, -1)),
+        bytes: spelled(name),
         value: own ? this.read(properties[name]!, `${path}/properties/${pointer(name)}`, depth + 1) : additional,
         required: required.includes(name),
       };
@@ -236,7 +229,7 @@ class Reader {
     return struct(keys, additional);
   }
 
-  /** `enum` and `const`, in the spelling of `JSON.stringify`; values that the other keywords refuse are left out. */
+  /** `enum` and `const`, scalars in the spelling of `JSON.stringify`; values that the other keywords refuse are left out. */
   #literals(schema: Dict, types: string[], path: string): Node {
     const listed = "enum" in schema ? schema.enum : [schema.const!];
     if (!Array.isArray(listed)) throw invalid(`${path}/enum`, "a list of values");
@@ -254,12 +247,13 @@ class Reader {
       if (node.kind === "text") return inLength(value as string, node);
       return node.kind === "regular" && matches(node.dfa, bytes(JSON.stringify(value)));
     });
-    return regular(values.map((value) => JSON.stringify(value)));
+    return anyOf(values);
   }
 
   #branches(schema: Dict, key: string, path: string, depth: number): Node[] {
     const list = schema[key];
     if (!Array.isArray(list) || !list.length) throw invalid(`${path}/${key}`, "a list of schemas");
+    if (key === "allOf" && list.length > 1) throw unsupported(`${path}/allOf`, "“allOf” with more than one schema");
     if (key === "oneOf" && list.length > 1) {
       const clash = this.#overlap(list);
       if (clash) throw unsupported(`${path}/oneOf`, `branches ${clash.join(" and ")} that may both match`, "anyOf");
@@ -349,6 +343,36 @@ const inLength = (text: string, { min, max }: { min: number; max: number }) => {
 };
 
 const regular = (words: string[]): Node => ({ kind: "regular", dfa: oneOf(words.map(bytes)) });
+
+/** The given values: scalars as one set of words, lists and objects as what they are, keys in any order. */
+function anyOf(values: Json[]): Node {
+  const scalars = values.filter((value) => typeof value !== "object" || value === null);
+  const nested = values.filter((value) => typeof value === "object" && value !== null);
+  const of = nested.map((value): Node => {
+    if (Array.isArray(value)) {
+      return {
+        kind: "list",
+        prefix: value.map((item) => anyOf([item])),
+        items: none,
+        min: value.length,
+        max: value.length,
+      };
+    }
+    return struct(
+      Object.entries(value as Dict).map(([name, item]) => ({
+        name,
+        bytes: spelled(name),
+        value: anyOf([item]),
+        required: true,
+      })),
+      none,
+    );
+  });
+  return { kind: "union", of: [regular(scalars.map((value) => JSON.stringify(value))), ...of] };
+}
+
+/** A name as `JSON.stringify` writes it, without quotes. */
+const spelled = (name: string) => bytes(JSON.stringify(name).slice(1, -1));
 
 const literalsOf = (schema: Dict): string[] | undefined =>
   "const" in schema

@@ -22,12 +22,71 @@ export const CONTROLS = [
 /** All bytes, then words that cut JSON and UTF-8 in awkward places, then control tokens with text for bytes. */
 export function smallVocabulary(): Vocabulary {
   const words = [
-    ...['{"', '":', '","', '"}', '"]', "}}", "[[", "]]", "],", "[{", "},", ':"', ": ", ', "', '\\"', "\\u", "\\n", "\\ud8", "3d\\u"],
-    ...["true", "fal", "se", "null", "name", '"name":"', "nam", "e", "10", "00", "-1", "0.", "e+", "99", "aaa", "aaaaaaaa", "        "],
-    ...["é", "世界", "😊", '😊"', 'a"', 'a","', '"a":', 'x":{"y"', "functions.", "functions.get", ":0", "a}", '{}', "[]", '""'],
+    ...[
+      '{"',
+      '":',
+      '","',
+      '"}',
+      '"]',
+      "}}",
+      "[[",
+      "]]",
+      "],",
+      "[{",
+      "},",
+      ':"',
+      ": ",
+      ', "',
+      '\\"',
+      "\\u",
+      "\\n",
+      "\\ud8",
+      "3d\\u",
+    ],
+    ...[
+      "true",
+      "fal",
+      "se",
+      "null",
+      "name",
+      '"name":"',
+      "nam",
+      "e",
+      "10",
+      "00",
+      "-1",
+      "0.",
+      "e+",
+      "99",
+      "aaa",
+      "aaaaaaaa",
+      "        ",
+    ],
+    ...[
+      "é",
+      "世界",
+      "😊",
+      '😊"',
+      'a"',
+      'a","',
+      '"a":',
+      'x":{"y"',
+      "functions.",
+      "functions.get",
+      ":0",
+      "a}",
+      "{}",
+      "[]",
+      '""',
+    ],
   ].map((word) => new TextEncoder().encode(word));
   // The halves of characters, alone and behind text.
-  words.push(Uint8Array.of(0xf0, 0x9f), Uint8Array.of(0x98, 0x8a), Uint8Array.of(0x61, 0xe4), Uint8Array.of(0xb8, 0x96, 0x22));
+  words.push(
+    Uint8Array.of(0xf0, 0x9f),
+    Uint8Array.of(0x98, 0x8a),
+    Uint8Array.of(0x61, 0xe4),
+    Uint8Array.of(0xb8, 0x96, 0x22),
+  );
   const tokens = [...Array.from({ length: 256 }, (_, b) => Uint8Array.of(b)), ...words];
   const special = new Map(CONTROLS.map((name, i) => [name, tokens.length + i]));
   return {

@@ -8,7 +8,15 @@ import { allowed, CONTROLS, smallVocabulary, walk } from "./testing.ts";
 const vocabulary = smallVocabulary();
 const end = ["<|im_end|>"];
 const tools: { name: string; parameters: Json }[] = [
-  { name: "get_weather", parameters: { type: "object", properties: { city: { type: "string" }, days: { type: "integer", minimum: 1, maximum: 9 } }, required: ["city"], additionalProperties: false } },
+  {
+    name: "get_weather",
+    parameters: {
+      type: "object",
+      properties: { city: { type: "string" }, days: { type: "integer", minimum: 1, maximum: 9 } },
+      required: ["city"],
+      additionalProperties: false,
+    },
+  },
   { name: "get_time", parameters: { type: "object", properties: {} } },
   { name: "stop", parameters: { type: "object", additionalProperties: false } },
 ];
@@ -17,20 +25,28 @@ const ajv = new Ajv2020({ strict: false });
 
 /** A turn as bytes with its control tokens spelled out; text bytes that look like them stay apart by a mark. */
 const spelled = (ids: readonly number[]): string =>
-  Buffer.concat(ids.map((id) => (nameOf.has(id) ? Buffer.from(`\u0001${nameOf.get(id)}\u0001`) : vocabulary.tokenBytes(id)!))).toString();
+  Buffer.concat(
+    ids.map((id) => (nameOf.has(id) ? Buffer.from(`\u0001${nameOf.get(id)}\u0001`) : vocabulary.tokenBytes(id)!)),
+  ).toString();
 
 function run(options: TurnOptions, seed: number, maxTokens = 200): string {
   return spelled(walk(compileTurn(vocabulary, { end, ...options }).start({ maxTokens }), new Random(seed)));
 }
 
-const CALL = /\u0001<\|tool_call_begin\|>\u0001functions\.(\w+):(\d+)\u0001<\|tool_call_argument_begin\|>\u0001([^\u0001]*)\u0001<\|tool_call_end\|>\u0001/g;
-const SECTION = /^\u0001<\|tool_calls_section_begin\|>\u0001(.*)\u0001<\|tool_calls_section_end\|>\u0001\u0001<\|im_end\|>\u0001$/s;
+const CALL =
+  /\u0001<\|tool_call_begin\|>\u0001functions\.(\w+):(\d+)\u0001<\|tool_call_argument_begin\|>\u0001([^\u0001]*)\u0001<\|tool_call_end\|>\u0001/g;
+const SECTION =
+  /^\u0001<\|tool_calls_section_begin\|>\u0001(.*)\u0001<\|tool_calls_section_end\|>\u0001\u0001<\|im_end\|>\u0001$/s;
 
 function calls(text: string): { name: string; index: number; args: Json }[] {
   const section = SECTION.exec(text);
   expect(section, text).not.toBeNull();
   expect(section![1]!.replaceAll(CALL, "")).toBe("");
-  return [...section![1]!.matchAll(CALL)].map(([, name, index, args]) => ({ name: name!, index: Number(index), args: JSON.parse(args!) }));
+  return [...section![1]!.matchAll(CALL)].map(([, name, index, args]) => ({
+    name: name!,
+    index: Number(index),
+    args: JSON.parse(args!),
+  }));
 }
 
 test("required: calls in K2's form, numbered on, arguments valid, within the budget", () => {
@@ -101,7 +117,9 @@ test("none: text without sections; JSON mode: one object; JSON or calls", () => 
   const start = (options: TurnOptions) => compileTurn(vocabulary, { end, ...options }).start();
   const section = vocabulary.special!.get("<|tool_calls_section_begin|>")!;
   expect(allowed(start({ tools, toolChoice: "none" }).mask())).not.toContain(section);
-  expect(allowed(start({ format: "json_object" }).mask()).map((id) => String.fromCharCode(vocabulary.tokenBytes(id)![0]!))).toEqual(["{", "{", "{"]);
+  expect(
+    allowed(start({ format: "json_object" }).mask()).map((id) => String.fromCharCode(vocabulary.tokenBytes(id)![0]!)),
+  ).toEqual(["{", "{", "{"]);
   expect(allowed(start({ tools, format: { schema: { type: "null" } } }).mask())).toContain(section);
   for (let seed = 0; seed < 10; seed++) {
     const text = run({ format: "json_object", whitespace: 1 }, seed, 40).replace("\u0001<|im_end|>\u0001", "");
@@ -115,5 +133,7 @@ test("wrong requests", () => {
   const odd = [{ name: "f", parameters: { type: "object", properties: { a: { not: {} } } } }];
   expect(() => compileTurn(vocabulary, { tools: odd })).toThrow(/tool f: #\/properties\/a\/not/);
   expect(() => compileTurn({ ...vocabulary, special: new Map() }, { tools })).toThrow(/tool_calls_section_begin/);
-  expect(() => compileTurn(vocabulary, { tools, toolChoice: "required", end }).start({ maxTokens: 8 })).toThrow(/at least \d+ tokens/);
+  expect(() => compileTurn(vocabulary, { tools, toolChoice: "required", end }).start({ maxTokens: 8 })).toThrow(
+    /at least \d+ tokens/,
+  );
 });
