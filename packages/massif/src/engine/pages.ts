@@ -8,8 +8,9 @@ export interface Sequence {
   /** Tokens whose latents are in the cache. */
   computed: number;
   blocks: number[];
-  /** Of its full blocks, as far as known: each of all tokens up to its end. */
+  /** Of its full blocks, as far as known: each of all tokens up to its end, and for which version of the weights. */
   hashes: string[];
+  version: number;
   /** Sequences find each other's prefixes only under the same salt. */
   salt: string;
 }
@@ -25,6 +26,7 @@ export const sequence = (tokens: Iterable<number>, salt = ""): Sequence => ({
   computed: 0,
   blocks: [],
   hashes: [],
+  version: 0,
   salt,
 });
 
@@ -68,7 +70,7 @@ export class Pages {
     if (this.missing(seq, end) > this.pool.free) return undefined;
     const copies: Copy[] = [];
     if (this.#shared(seq)) {
-      const at = seq.blocks.length - 1;
+      const at = this.#last(seq);
       const from = seq.blocks[at]!;
       const to = this.pool.take()!;
       this.pool.release(from);
@@ -108,12 +110,20 @@ export class Pages {
 
   /** Whether the block that the next token goes into is written by others too. */
   #shared(seq: Sequence): boolean {
-    const at = Math.floor(seq.computed / this.blockSize);
+    const at = this.#last(seq);
     return at < seq.blocks.length && this.pool.holders(seq.blocks[at]!) > 1;
+  }
+
+  #last(seq: Sequence): number {
+    return Math.floor(seq.computed / this.blockSize);
   }
 
   /** SHA-256 over version, salt and all tokens up to the end of block `i`, as a chain. */
   #hash(seq: Sequence, i: number): string {
+    if (seq.version !== this.#version) {
+      seq.hashes = [];
+      seq.version = this.#version;
+    }
     while (seq.hashes.length <= i) {
       const n = seq.hashes.length;
       const block = Int32Array.from(seq.tokens.slice(n * this.blockSize, (n + 1) * this.blockSize));

@@ -134,18 +134,32 @@ export class Frames {
         const total = member - 1 - name.depth + rest - (key.required ? member + 1 : 0);
         if (total < cost) [cost, toward] = [total, key.bytes[name.depth] ?? QUOTE!];
       }
+      const inside = plainAt(node, at);
+      const listed = (k: number) => {
+        const open = !has(seen, k) && this.#costs.get(node.keys[k]!.value)! < Infinity;
+        return open ? [this.#colon(node, seen | bit(k), k)] : undefined;
+      };
       return {
         cost,
         toward,
+        // Made when asked for: every seen key would make frames for all sets of keys that may follow.
+        variant:
+          extra === Infinity
+            ? undefined
+            : () => ({
+                base: this.#inside(plainText, inside, 0, Infinity),
+                after: [this.#colon(node, seen, -1)],
+                apart: name.below.map((k) => ({
+                  word: Uint8Array.of(...node.keys[k]!.bytes.subarray(name.depth), QUOTE!),
+                  next: () => listed(k),
+                })),
+                slack: node.slack,
+              }),
         step: (sym): Next[] => {
           if (sym >= 256) return [];
-          const inside = this.#plain(node, at);
           if (sym === QUOTE && inside === 0) {
-            const k = name.key;
-            if (k < 0) return extra < Infinity ? [[this.#colon(node, seen, -1)]] : [];
-            return has(seen, k) || this.#costs.get(node.keys[k]!.value) === Infinity
-              ? []
-              : [[this.#colon(node, seen | bit(k), k)]];
+            const next = name.key < 0 ? [this.#colon(node, seen, -1)] : listed(name.key);
+            return next && (name.key >= 0 || extra < Infinity) ? [next] : [];
           }
           const child = name.next.get(sym);
           if (child !== undefined) {
@@ -180,15 +194,6 @@ export class Frames {
     let rest = 1;
     for (const k of node.required) if (!has(seen, k)) rest += 1 + memberCost(node, k, this.#costs);
     return rest;
-  }
-
-  /** Where `plainText` stands at an entry of the names. */
-  #plain(node: Struct, at: number): number {
-    const name = node.names[at]!;
-    const bytes = node.keys[name.below[0]!]?.bytes.subarray(0, name.depth) ?? [];
-    let state = 0;
-    for (const byte of bytes) state = move(plainText, state, byte);
-    return state;
   }
 
   /** What a value's first byte leads to. */
@@ -234,3 +239,12 @@ export class Frames {
 const FILLER = 0x20;
 const bit = (k: number) => 1n << BigInt(k);
 const has = (seen: bigint, k: number) => ((seen >> BigInt(k)) & 1n) === 1n;
+
+/** Where `plainText` stands at an entry of the names. */
+function plainAt(node: Struct, at: number): number {
+  const name = node.names[at]!;
+  let state = 0;
+  for (const byte of node.keys[name.below[0]!]?.bytes.subarray(0, name.depth) ?? [])
+    state = move(plainText, state, byte);
+  return state;
+}

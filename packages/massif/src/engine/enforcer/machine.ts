@@ -23,8 +23,19 @@ export interface Frame {
   step(sym: Sym): Next[];
   /** Names this frame across grammars, where its masks depend on the vocabulary alone. */
   readonly shared?: string;
+  variant?(): Variant;
   /** The frame with the same masks for words of at most `longest` symbols, when only the far future differs. */
   alike?(longest: number): Frame;
+}
+
+/** A frame that acts as `base` and then the frames `after`, except for words that are `apart`: they complete it at once,
+ *  and lead to their own `next` or nowhere. Its masks follow from the base's. */
+export interface Variant {
+  readonly base: Frame;
+  readonly after: Next;
+  readonly apart: readonly { word: Uint8Array; next(): Next | undefined }[];
+  /** Symbols by which its shortest completion can exceed that of `base` and `after`. */
+  readonly slack: number;
 }
 
 export interface Config {
@@ -83,6 +94,13 @@ export class Machine {
     return config;
   }
 
+  /** These frames, bottom first, on `below`. */
+  stack(frames: Next, below: Config): Config {
+    let config = below;
+    for (const frame of frames) config = this.config(frame, config);
+    return config;
+  }
+
   /** The state of these frames, bottom first, on `below`. */
   start(frames: Next, below: Config = this.bottom): State {
     const configs = new Map<number, Config>();
@@ -114,8 +132,7 @@ export class Machine {
   }
 
   #push(frames: Next, below: Config, into: Map<number, Config>): void {
-    let config = below;
-    for (const frame of frames) config = this.config(frame, config);
+    let config = this.stack(frames, below);
     for (;;) {
       into.set(config.id, config);
       if (!config.frame?.nullable) return;

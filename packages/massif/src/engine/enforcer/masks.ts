@@ -2,8 +2,8 @@
  *
  *  Most of a mask depends on the top frame alone (a token inside a string stays inside it), and is computed once a
  *  frame. Only tokens that complete the frame are continued in the frames below, from where they leave it. */
-import { CONTROL, type Config, type Frame, type Machine, type State } from "./machine.ts";
-import type { Trie } from "./trie.ts";
+import { CONTROL, type Config, type Frame, type Machine, type State, type Variant } from "./machine.ts";
+import { find, type Trie, tails } from "./trie.ts";
 
 /** A set of tokens: a list while it is short, bits when it is long. */
 export interface TokenSet {
@@ -17,8 +17,8 @@ export interface Mask extends TokenSet {
 }
 
 interface Local extends Mask {
-  /** Trie nodes with children at which the frame is complete. */
-  readonly exits: Int32Array;
+  /** What tokens have behind the place where they complete the frame. */
+  readonly tails: Trie | undefined;
 }
 
 const SHORT = 1024;
@@ -73,7 +73,7 @@ export class Masks {
       if (!set) sets.set(to, (set = new Collector(this.trie.vocabSize)));
       set.add(id, 0);
     };
-    this.#walk(0, state, (node, to) => {
+    this.#walk(this.trie, 0, state, (node, to) => {
       for (let t = from[node]!; t < from[node + 1]!; t++) add(tokens[t]!, to);
     });
     this.#controls.forEach((id, k) => {
@@ -86,17 +86,34 @@ export class Masks {
   }
 
   #through(frame: Frame, below: Config, set: Collector): void {
+    if (frame.variant) {
+      this.#vary(frame.variant(), below, set);
+      return;
+    }
     const twin = frame.alike?.(this.trie.longest) ?? frame;
     const local = this.#local(twin);
     set.union(local, local.worst + frame.cost - twin.cost + below.cost);
-    if (!local.exits.length) return;
-    const rest = this.#machine.resume(below);
-    const { from, tokens } = this.trie;
-    for (const exit of local.exits) {
-      this.#walk(exit, rest, (node, to) => {
-        for (let t = from[node]!; t < from[node + 1]!; t++) set.add(tokens[t]!, to.cost);
-      });
+    if (local.tails) this.#gather(local.tails, 0, this.#machine.resume(below), set);
+  }
+
+  /** As the base's mask, but for tokens that spell one of the words apart. */
+  #vary({ base, after, apart, slack }: Variant, below: Config, set: Collector): void {
+    const { trie } = this;
+    const local = this.#local(base);
+    const rest = this.#machine.stack(after, below);
+    const except = new Set<number>();
+    for (const { word, next } of apart) {
+      const node = find(trie, word);
+      if (node < 0) continue;
+      for (let t = trie.from[node]!; t < trie.from[trie.end[node]!]!; t++) except.add(trie.tokens[t]!);
+      const frames = next();
+      if (!frames) continue;
+      const state = this.#machine.start(frames, below);
+      for (let t = trie.from[node]!; t < trie.from[node + 1]!; t++) set.add(trie.tokens[t]!, state.cost);
+      this.#gather(trie, node, state, set);
     }
+    set.union(local, local.worst + slack + rest.cost, except);
+    if (local.tails) this.#gather(local.tails, 0, this.#machine.resume(rest), set, except);
   }
 
   #local(frame: Frame): Local {
@@ -105,19 +122,26 @@ export class Masks {
     const set = new Collector(this.trie.vocabSize);
     const exits: number[] = [];
     const { from, tokens, end } = this.trie;
-    this.#walk(0, this.#machine.only(frame), (node, to) => {
+    this.#walk(this.trie, 0, this.#machine.only(frame), (node, to) => {
       for (let t = from[node]!; t < from[node + 1]!; t++) set.add(tokens[t]!, to.cost);
       if (to.ends && end[node]! > node + 1) exits.push(node);
     });
-    const local = { ...set.done(), worst: set.worst, exits: Int32Array.from(exits) };
+    const local = { ...set.done(), worst: set.worst, tails: exits.length ? tails(this.trie, exits) : undefined };
     if (frame.shared) remember(this.#shared, frame.shared, local, MAX_LOCALS);
     else remember(this.#locals, frame, local, MAX_LOCALS);
     return local;
   }
 
-  /** Every node below `root` that is alive when `root` stands for `state`. */
-  #walk(root: number, state: State, visit: (node: number, to: State) => void): void {
-    const { byte, depth, end } = this.trie;
+  /** Adds every token below `root` that is alive when `root` stands for `state`. */
+  #gather(trie: Trie, root: number, state: State, set: Collector, except?: ReadonlySet<number>): void {
+    const { from, tokens } = trie;
+    this.#walk(trie, root, state, (node, to) => {
+      for (let t = from[node]!; t < from[node + 1]!; t++) if (!except?.has(tokens[t]!)) set.add(tokens[t]!, to.cost);
+    });
+  }
+
+  /** Visits every node below `root` that is alive when `root` stands for `state`. */
+  #walk({ byte, depth, end }: Trie, root: number, state: State, visit: (node: number, to: State) => void): void {
     const machine = this.#machine;
     const path = this.#path;
     path[depth[root]!] = state;
@@ -155,11 +179,14 @@ class Collector {
     else if (this.#list.push(id) > SHORT) this.#spill();
   }
 
-  union({ list, bits }: TokenSet, worst: number): void {
-    if (list) for (const id of list) this.add(id, 0);
+  /** Adds a set, but not what is in `except`. */
+  union({ list, bits }: TokenSet, worst: number, except?: ReadonlySet<number>): void {
+    if (list) for (const id of list) if (!except?.has(id)) this.add(id, 0);
     if (bits) {
       const own = this.#bits ?? this.#spill();
+      const absent = [...(except ?? [])].filter((id) => !((own[id >>> 5]! >>> (id & 31)) & 1));
       for (let i = 0; i < bits.length; i++) own[i]! |= bits[i]!;
+      for (const id of absent) own[id >>> 5]! &= ~(1 << (id & 31));
     }
     this.worst = Math.max(this.worst, worst);
   }

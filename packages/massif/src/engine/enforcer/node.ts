@@ -40,6 +40,8 @@ export interface Struct {
   required: number[];
   /** Names in a trie of their bytes; entry 0 is the root. */
   names: NameTrie[];
+  /** The most bytes that any prefix of a listed name needs to become one that is not. */
+  slack: number;
   /** Values under any other key. */
   additional: Node;
 }
@@ -104,7 +106,8 @@ export function struct(keys: Key[], additional: Node): Struct {
     }
   }
   const required = keys.flatMap((key, k) => (key.required ? [k] : []));
-  return { kind: "struct", keys, required, names, additional };
+  const slack = names.reduce((most, { leave }) => (leave < Infinity ? Math.max(most, leave) : most), 0);
+  return { kind: "struct", keys, required, names, slack, additional };
 }
 
 const QUOTE = 0x22;

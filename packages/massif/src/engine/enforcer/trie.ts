@@ -45,20 +45,42 @@ export function trieOf(vocabulary: Vocabulary): Trie {
   return trie;
 }
 
+interface Entry {
+  id: number;
+  bytes: Buffer;
+}
+
 function build(vocabulary: Vocabulary): Trie {
   const control = new Set(vocabulary.special?.values());
-  const entries: { id: number; bytes: Buffer }[] = [];
-  let longest = 0;
-  let room = 1;
+  const entries: Entry[] = [];
   for (let id = 0; id < vocabulary.vocabSize; id++) {
     const bytes = control.has(id) ? undefined : vocabulary.tokenBytes(id);
-    if (!bytes?.length) continue;
-    entries.push({ id, bytes: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length) });
-    longest = Math.max(longest, bytes.length);
-    room += bytes.length;
+    if (bytes?.length) entries.push({ id, bytes: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length) });
   }
-  entries.sort((a, b) => Buffer.compare(a.bytes, b.bytes) || a.id - b.id);
+  return plant(vocabulary.vocabSize, entries);
+}
 
+/** What the tokens below any of `nodes` have behind them, as a trie of its own: one walk instead of many. */
+export function tails(trie: Trie, nodes: readonly number[]): Trie {
+  const { byte, depth, end, from, tokens } = trie;
+  const entries: Entry[] = [];
+  const path = Buffer.alloc(trie.longest);
+  for (const root of nodes) {
+    for (let node = root + 1; node < end[root]!; node++) {
+      const length = depth[node]! - depth[root]!;
+      path[length - 1] = byte[node]!;
+      for (let t = from[node]!; t < from[node + 1]!; t++) {
+        entries.push({ id: tokens[t]!, bytes: Buffer.from(path.subarray(0, length)) });
+      }
+    }
+  }
+  return plant(trie.vocabSize, entries);
+}
+
+function plant(vocabSize: number, entries: Entry[]): Trie {
+  entries.sort((a, b) => Buffer.compare(a.bytes, b.bytes) || a.id - b.id);
+  const room = entries.reduce((sum, { bytes }) => sum + bytes.length, 1);
+  const longest = entries.reduce((most, { bytes }) => Math.max(most, bytes.length), 0);
   const byte = new Uint8Array(room);
   const depth = new Uint16Array(room);
   const end = new Int32Array(room);
@@ -83,7 +105,7 @@ function build(vocabulary: Vocabulary): Trie {
   while (path.length) end[path.pop()!] = size;
   from[size] = entries.length;
   return {
-    vocabSize: vocabulary.vocabSize,
+    vocabSize,
     byte: byte.slice(0, size),
     depth: depth.slice(0, size),
     end: end.slice(0, size),
@@ -106,6 +128,13 @@ export function fewestTokens(trie: Trie, bytes: readonly number[]): Float64Array
     }
   }
   return best;
+}
+
+/** The node reached by these bytes, −1 where there is none. */
+export function find(trie: Trie, bytes: Uint8Array): number {
+  let node = 0;
+  for (let i = 0; node >= 0 && i < bytes.length; i++) node = child(trie, node, bytes[i]!);
+  return node;
 }
 
 function child({ byte, end }: Trie, node: number, wanted: number): number {

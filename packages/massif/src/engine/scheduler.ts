@@ -1,0 +1,218 @@
+/**
+ * Which tokens of which sequences the next step computes. Numbers only: it runs against a model or against a cost model.
+ *
+ * As in vLLM there is no phase of prefill and none of decoding: a sequence has known tokens and computed ones, and a step
+ * hands out its token budget to close the gaps. First those one token behind (they are decoding, and a long prompt never
+ * holds them up), then prompts in chunks, then waiting sequences. Waiting ones go first come first served within a client;
+ * the client with the fewest running goes first. Where blocks run out the last to have come is sent back to wait: its
+ * blocks go, its tokens stay and are computed again, or found. A prompt and all it may become fit the cache alone, so the
+ * first to have come always gets on.
+ */
+import { MassifError } from "../common/index.ts";
+import { type Copy, type Pages, type Sequence, sequence } from "./pages.ts";
+
+export interface SchedulerOptions {
+  /** Tokens a step. */
+  tokenBudget: number;
+  /** Sequences that run at once. */
+  maxRunning: number;
+  /** Sequences that may wait. */
+  maxWaiting: number;
+}
+
+export interface Job {
+  /** Order of arrival. */
+  readonly order: number;
+  readonly client: string;
+  /** Sequences that it will split into when its prompt is computed. */
+  width: number;
+  readonly seq: Sequence;
+  /** Neither looks prefixes up, so that every token of its prompt is computed. */
+  readonly fresh: boolean;
+  /** It has run before. */
+  started: boolean;
+  /** Tokens of its prompt that were found in the cache when it first ran. */
+  cached: number;
+}
+
+export interface JobOptions {
+  client?: string | undefined;
+  width?: number;
+  fresh?: boolean | undefined;
+  salt?: string | undefined;
+  /** Tokens it may grow by. */
+  maxTokens: number;
+}
+
+/** Compute tokens [from, to) of a job's sequence. */
+export interface Slice {
+  job: Job;
+  from: number;
+  to: number;
+}
+
+export interface Plan {
+  copies: Copy[];
+  slices: Slice[];
+}
+
+export class Scheduler {
+  readonly pages: Pages;
+  readonly options: SchedulerOptions;
+  /** In order of arrival. */
+  readonly #running: Job[] = [];
+  readonly #waiting: Job[] = [];
+  #arrived = 0;
+  /** While set, only what has run before goes on. */
+  draining = false;
+  readonly counts = { preemptions: 0, matched: 0, prompted: 0 };
+
+  constructor(pages: Pages, options: SchedulerOptions) {
+    this.pages = pages;
+    this.options = options;
+  }
+
+  get running(): readonly Job[] {
+    return this.#running;
+  }
+
+  get waiting(): readonly Job[] {
+    return this.#waiting;
+  }
+
+  /** Whether anything that has run has not ended. */
+  get underWay(): boolean {
+    return this.#running.length > 0 || this.#waiting.some((job) => job.started);
+  }
+
+  /** Takes up a sequence. Throws `engine.queue-full`, and `engine.too-long` for what the cache cannot hold. */
+  submit(tokens: Iterable<number>, { client = "", width = 1, fresh = false, salt = "", maxTokens }: JobOptions): Job {
+    const { maxRunning, maxWaiting } = this.options;
+    const seq = sequence(tokens, salt);
+    const most = this.pages.pool.count * this.pages.blockSize;
+    if (seq.tokens.length + maxTokens > most)
+      throw new MassifError("engine.too-long", {
+        found: `a prompt of ${seq.tokens.length} tokens and up to ${maxTokens} new ones`,
+        expected: `at most ${most} together, what the cache holds`,
+        fix: "shorten the prompt, lower the number of new tokens, or give the engine more memory for its cache",
+      });
+    if (width > maxRunning)
+      throw new MassifError("engine.too-many", { found: `n is ${width}`, expected: `at most ${maxRunning}` });
+    if (this.#waiting.length >= maxWaiting)
+      throw new MassifError("engine.queue-full", {
+        found: `${this.#waiting.length} requests are waiting`,
+        expected: `fewer than ${maxWaiting}`,
+        fix: "try again later",
+      });
+    const job: Job = { order: this.#arrived++, client, width, seq, fresh, started: false, cached: 0 };
+    this.#waiting.push(job);
+    return job;
+  }
+
+  /** The next step; undefined when there is nothing to compute. Every plan is followed by `commit`. */
+  next(): Plan | undefined {
+    const plan: Plan = { copies: [], slices: [] };
+    let budget = this.options.tokenBudget;
+    const gap = ({ seq }: Job) => seq.tokens.length - seq.computed;
+    const decoding = this.#running.filter((job) => gap(job) === 1);
+    const prompted = this.#running.filter((job) => gap(job) > 1);
+    for (const job of [...decoding, ...prompted]) {
+      // It may have been sent back to wait for the sake of one before it.
+      if (!budget || !this.#running.includes(job)) continue;
+      budget = this.#advance(job, budget, plan);
+    }
+    while (budget > 0) {
+      const job = this.#candidate();
+      if (!job || !this.#admit(job)) break;
+      budget = this.#advance(job, budget, plan);
+    }
+    return plan.slices.length ? plan : undefined;
+  }
+
+  /** The plan was carried out. */
+  commit({ slices }: Plan): void {
+    for (const { job, to } of slices) this.pages.commit(job.seq, to);
+  }
+
+  /** A second job over the blocks of a running one, whose prompt is computed. It runs at once. */
+  fork(job: Job): Job {
+    const copy: Job = { ...job, order: this.#arrived++, width: 1, seq: this.pages.fork(job.seq) };
+    this.#running.push(copy);
+    return copy;
+  }
+
+  /** Ends a job, wherever it is: its blocks are free at once. */
+  end(job: Job): void {
+    for (const list of [this.#running, this.#waiting]) {
+      const at = list.indexOf(job);
+      if (at >= 0) list.splice(at, 1);
+    }
+    this.pages.release(job.seq);
+  }
+
+  /** Gives a job as many tokens as there is budget and room; returns the budget left. */
+  #advance(job: Job, budget: number, plan: Plan): number {
+    const { seq } = job;
+    const to = Math.min(seq.tokens.length, seq.computed + budget);
+    for (;;) {
+      const copies = this.pages.reserve(seq, to);
+      if (copies) {
+        plan.copies.push(...copies);
+        plan.slices.push({ job, from: seq.computed, to });
+        return budget - (to - seq.computed);
+      }
+      const last = this.#running.reduce((a, b) => (b.order > a.order ? b : a));
+      const at = plan.slices.findIndex((slice) => slice.job === last);
+      if (at >= 0) {
+        const [{ from, to: end }] = plan.slices.splice(at, 1) as [Slice];
+        budget += end - from;
+      }
+      this.#preempt(last);
+      if (last === job) return budget;
+    }
+  }
+
+  #preempt(job: Job): void {
+    this.pages.release(job.seq);
+    this.#running.splice(this.#running.indexOf(job), 1);
+    const at = this.#waiting.findIndex((other) => other.order > job.order);
+    this.#waiting.splice(at < 0 ? this.#waiting.length : at, 0, job);
+    this.counts.preemptions++;
+  }
+
+  /** Whose turn it is: what has run before goes first. */
+  #candidate(): Job | undefined {
+    const again = this.#waiting.find((job) => job.started);
+    if (again || this.draining) return again;
+    const load = new Map<string, number>();
+    for (const { client, width } of this.#running) load.set(client, (load.get(client) ?? 0) + width);
+    let best: Job | undefined;
+    for (const job of this.#waiting)
+      if (!best || (load.get(job.client) ?? 0) < (load.get(best.client) ?? 0)) best = job;
+    return best;
+  }
+
+  /** Lets a waiting job run, if its whole prompt has room beside what the running ones need next. */
+  #admit(job: Job): boolean {
+    const { pages } = this;
+    const running = this.#running.reduce((sum, { width }) => sum + width, 0);
+    if (running + job.width > this.options.maxRunning) return false;
+    const matched = job.fresh ? 0 : pages.match(job.seq);
+    const spare = this.#running.length ? this.#running.length + job.width : 0;
+    const missing = pages.missing(job.seq, job.seq.tokens.length);
+    if (missing + spare > pages.pool.free && this.#running.length) {
+      pages.release(job.seq);
+      return false;
+    }
+    if (!job.started) {
+      job.cached = matched;
+      this.counts.matched += matched;
+      this.counts.prompted += job.seq.tokens.length;
+    }
+    job.started = true;
+    this.#waiting.splice(this.#waiting.indexOf(job), 1);
+    const at = this.#running.findIndex((other) => other.order > job.order);
+    this.#running.splice(at < 0 ? this.#running.length : at, 0, job);
+    return true;
+  }
+}
