@@ -34,6 +34,12 @@ function assemble(spec: ParameterSpec, file: SafeTensors, folder: string, dtype?
         found: `${folder} has no tensor ${name}`,
         expected: `[${spec.pieces.shape}], from its config.json`,
       });
+    if (file.has(`${name}_scale_inv`))
+      throw new MassifError("checkpoint.quantized", {
+        found: `${name} is stored in block-FP8, with scales in ${name}_scale_inv`,
+        expected: "plain weights",
+        fix: "dequantize it first: each block of 128 × 128 times its scale",
+      });
     const piece = file.get(name);
     if (`${piece.shape}` !== `${spec.pieces.shape}`) {
       throw new MassifError("checkpoint.shape", {

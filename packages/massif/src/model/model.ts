@@ -34,9 +34,10 @@ export class Model {
     torch.manualSeed(seed);
     const parameters = new Map<string, Tensor>();
     for (const { name, shape, kind } of parameterSpecs(config)) {
-      const value = kind === "norm" ? torch.ones(shape, { dtype }) : torch.zeros(shape, { dtype });
+      const own = kind === "buffer" ? "float32" : dtype; // the router's bias is never rounded
+      const value = kind === "norm" ? torch.ones(shape, { dtype: own }) : torch.zeros(shape, { dtype: own });
       if (kind === "matrix" || kind === "embedding") value.normal_(0, config.initializerRange);
-      parameters.set(name, torch.keep(device === "cpu" ? value : value.to(device, dtype)));
+      parameters.set(name, torch.keep(device === "cpu" ? value : value.to(device, own)));
     }
     return new Model(config, parameters);
   }

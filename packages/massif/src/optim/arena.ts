@@ -46,15 +46,20 @@ export function makeGroups(
   return [...byName].map(([name, members]) => makeGroup(name, members, parameters, computeDtype));
 }
 
+/** Read in the master dtype whatever the compute dtype. */
+const readAsMaster = ({ kind, name }: ParameterSpec) =>
+  kind === "norm" || /(mlp\.gate|embed_tokens)\.weight$/.test(name);
+
 function makeGroup(name: string, specs: ParameterSpec[], parameters: Map<string, Tensor>, computeDtype: DType): Group {
   const first = parameters.get(specs[0]!.name)!;
   const { dtype, device } = first;
   const total = specs.reduce((sum, spec) => sum + numel(spec.shape), 0);
   const optimizer = specs[0]!.kind === "matrix" ? "muon" : "adamw";
   const shape = optimizer === "muon" ? [-1, ...matrixShape(specs[0]!)] : specs.length === 1 ? specs[0]!.shape : [total];
-  const block = (of: DType) => torch.keep(torch.zeros([total], { dtype: of, device }));
+  using _ = torch.scope();
+  const block = (of: DType) => torch.zeros([total], { dtype: of, device });
   const [value, grad] = [block(dtype), block(dtype)];
-  const reduced = computeDtype !== dtype && specs[0]!.kind !== "norm" ? block(computeDtype) : undefined;
+  const reduced = computeDtype !== dtype && !specs.every(readAsMaster) ? block(computeDtype) : undefined;
   const members: Group["members"] = [];
   let at = 0;
   for (const spec of specs) {
@@ -64,8 +69,8 @@ function makeGroup(name: string, specs: ParameterSpec[], parameters: Map<string,
     mine.copy_(parameters.get(spec.name)!);
     parameters.get(spec.name)!.dispose();
     parameters.set(spec.name, mine);
-    const keepsMaster = reduced === undefined || /(mlp\.gate|embed_tokens)\.weight$/.test(spec.name);
-    members.push({ spec, value: mine, grad: view(grad), compute: keepsMaster ? mine : view(reduced) });
+    const compute = reduced === undefined || readAsMaster(spec) ? mine : view(reduced);
+    members.push({ spec, value: mine, grad: view(grad), compute });
     at += size;
   }
   reduced?.copy_(value);
