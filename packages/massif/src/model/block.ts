@@ -46,6 +46,27 @@ export type Weights = ReadonlyMap<string, Tensor>;
 /** x·Wᵀ in the dtype of W. */
 export const linear = (x: Tensor, w: Tensor): Tensor => torch.linear(x.dtype === w.dtype ? x : x.to(w.dtype), w);
 
+/** How a block multiplies by its weights: the engine puts others in (exact ones, quantized experts). */
+export interface Products {
+  linear(x: Tensor, w: Tensor): Tensor;
+  /** The routed experts of a block, [N, D]. */
+  experts(block: Block, x_ND: Tensor, idx_Nk: Tensor, w_Nk: Tensor): Tensor;
+}
+
+const products: Products = {
+  linear,
+  experts(block, x_ND, idx_Nk, w_Nk) {
+    const gateUp_EID = block.weight("mlp.experts.gate_up_proj");
+    return moeExperts({
+      x_ND: x_ND.dtype === gateUp_EID.dtype ? x_ND : x_ND.to(gateUp_EID.dtype),
+      idx_Nk,
+      w_Nk: w_Nk.to(gateUp_EID.dtype),
+      gateUp_EID,
+      down_EDI: block.weight("mlp.experts.down_proj"),
+    });
+  },
+};
+
 export class Block {
   readonly index: number;
   readonly config: ModelConfig;
@@ -53,8 +74,10 @@ export class Block {
   readonly scale: number;
   readonly #weights: Weights;
   readonly #prefix: string;
+  readonly #products: Products;
 
-  constructor(config: ModelConfig, index: number, weights: Weights) {
+  constructor(config: ModelConfig, index: number, weights: Weights, by: Partial<Products> = {}) {
+    this.#products = { ...products, ...by };
     this.config = config;
     this.index = index;
     this.moe = isMoe(config, index);
@@ -66,6 +89,11 @@ export class Block {
   /** A weight by its name within the block, e.g. `self_attn.o_proj.weight`. */
   weight(name: string): Tensor {
     return this.#weights.get(this.#prefix + name)!;
+  }
+
+  /** x·Wᵀ with the weight of that name. */
+  linear(x: Tensor, name: string): Tensor {
+    return this.#products.linear(x, this.weight(name));
   }
 
   forward(x_BTD: Tensor, context: Context): BlockOutput {
@@ -84,12 +112,12 @@ export class Block {
     const eps = config.latentNormEps;
     const q =
       config.qLoraRank === null
-        ? linear(x_BTD, this.weight("self_attn.q_proj.weight"))
-        : linear(
-            this.norm(linear(x_BTD, this.weight("self_attn.q_a_proj.weight")), "self_attn.q_a_layernorm.weight", eps),
-            this.weight("self_attn.q_b_proj.weight"),
+        ? this.linear(x_BTD, "self_attn.q_proj.weight")
+        : this.linear(
+            this.norm(this.linear(x_BTD, "self_attn.q_a_proj.weight"), "self_attn.q_a_layernorm.weight", eps),
+            "self_attn.q_b_proj.weight",
           );
-    const [raw, kPe_BTR] = linear(x_BTD, this.weight("self_attn.kv_a_proj_with_mqa.weight")).split_with_sizes(
+    const [raw, kPe_BTR] = this.linear(x_BTD, "self_attn.kv_a_proj_with_mqa.weight").split_with_sizes(
       [config.kvLoraRank, config.qkRopeHeadDim],
       -1,
     ) as [Tensor, Tensor];
@@ -103,10 +131,7 @@ export class Block {
   /** Attention over rebuilt keys and values: [B, T, D], and the largest softmax input of each head. */
   attention({ q_BTHK, latent_BTC, kPe_BTR }: Projected, { cos_TR, sin_TR, docStart_BT }: Context): [Tensor, Tensor] {
     const { config, scale } = this;
-    const kv_BTHX = linear(latent_BTC, this.weight("self_attn.kv_b_proj.weight")).unflatten(-1, [
-      config.numAttentionHeads,
-      -1,
-    ]);
+    const kv_BTHX = this.linear(latent_BTC, "self_attn.kv_b_proj.weight").unflatten(-1, [config.numAttentionHeads, -1]);
     const nope = config.qkNopeHeadDim;
     const [out_BTHV, maxLogit_H] = mlaAttention({ q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale });
     return [this.output(out_BTHV.flatten(2)), maxLogit_H];
@@ -114,14 +139,11 @@ export class Block {
 
   /** What the heads found, [B, T, H·V], back to width D. */
   output(heads_BTN: Tensor): Tensor {
-    return linear(heads_BTN, this.weight("self_attn.o_proj.weight"));
+    return this.linear(heads_BTN, "self_attn.o_proj.weight");
   }
 
   mlp(x: Tensor, prefix: string): Tensor {
-    return linear(
-      swiglu(linear(x, this.weight(`${prefix}.gate_up_proj.weight`))),
-      this.weight(`${prefix}.down_proj.weight`),
-    );
+    return this.linear(swiglu(this.linear(x, `${prefix}.gate_up_proj.weight`)), `${prefix}.down_proj.weight`);
   }
 
   feedForward(x_BTD: Tensor, balance: number): Omit<BlockOutput, "maxLogit_H"> {
@@ -133,16 +155,9 @@ export class Block {
       this.weight("mlp.gate.weight"),
       this.weight("mlp.gate.e_score_correction_bias"),
       config,
+      (x, w) => this.#products.linear(x, w),
     );
-    const gateUp_EID = this.weight("mlp.experts.gate_up_proj");
-    const input_ND = x_ND.dtype === gateUp_EID.dtype ? x_ND : x_ND.to(gateUp_EID.dtype);
-    const routed_ND = moeExperts({
-      x_ND: input_ND,
-      idx_Nk,
-      w_Nk: w_Nk.to(gateUp_EID.dtype),
-      gateUp_EID,
-      down_EDI: this.weight("mlp.experts.down_proj"),
-    });
+    const routed_ND = this.#products.experts(this, x_ND, idx_Nk, w_Nk);
     const y_ND = config.nSharedExperts ? routed_ND.add(this.mlp(x_ND, "mlp.shared_experts")) : routed_ND;
     return {
       y_BTD: y_ND.view(x_BTD.shape),

@@ -1,4 +1,4 @@
-export { Block, type BlockOutput, type Context, linear, type Projected, type Weights } from "./block.ts";
+export { Block, type BlockOutput, type Context, linear, type Products, type Projected, type Weights } from "./block.ts";
 export { checkpointTensors, loadModel, saveModel, writeConfig } from "./checkpoint.ts";
 export { fromHuggingFace, isMoe, ModelConfig, qkHeadDim, readConfig, toHuggingFace, YarnConfig } from "./config.ts";
 export { decode, LatentCache } from "./decode.ts";
@@ -7,4 +7,14 @@ export { Model, type ModelOptions } from "./model.ts";
 export { type ModelSize, modelSize, numel, type ParameterSpec, parameterSpecs } from "./parameters.ts";
 export { inverseFrequencies, RotaryTable, softmaxScale } from "./rope.ts";
 export { type Routing, route, sequenceBalance, updateRouterBias } from "./router.ts";
-export { argmax, type SamplingOptions, sample } from "./sample.ts";
+export {
+  adjust,
+  adjusts,
+  argmax,
+  type Choice,
+  draw,
+  type History,
+  type SamplingOptions,
+  sample,
+  weigh,
+} from "./sample.ts";
