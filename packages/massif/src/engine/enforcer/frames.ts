@@ -5,7 +5,7 @@ import { alternatives, type Costs, itemsCost, type List, memberCost, type Node, 
 import { anyText, plainText } from "./text.ts";
 
 const [QUOTE, COMMA, COLON, OPEN, CLOSE, LEFT, RIGHT] = [0x22, 0x2c, 0x3a, 0x7b, 0x7d, 0x5b, 0x5d];
-const isSpace = (sym: Sym) => sym === 0x20 || sym === 0x09 || sym === 0x0a || sym === 0x0d;
+const SPACES = [0x20, 0x09, 0x0a, 0x0d];
 const sum = (frames: Next) => frames.reduce((total, frame) => total + frame.cost, 0);
 
 /** The frames of one grammar. */
@@ -14,6 +14,7 @@ export class Frames {
   readonly #costs: Costs;
   readonly #whitespace: number;
   readonly #ids = new Map<object, number>();
+  readonly #firsts = new Map<Node, readonly Sym[]>();
   readonly #kinds = new Map<Node, ReturnType<typeof alternatives>>();
 
   /** `whitespace`: bytes of white space allowed between two tokens of JSON. */
@@ -28,6 +29,7 @@ export class Frames {
     return this.machine.frame(`v${this.#id(node)}.${spaces}`, () => ({
       cost: this.#costs.get(node)!,
       toward: this.#first(node),
+      reads: this.#reads(this.#starts(node)),
       step: (sym) => (this.#space(sym, spaces) ? [[this.value(node, spaces + 1)]] : this.#begin(node, sym)),
     }));
   }
@@ -42,6 +44,7 @@ export class Frames {
         cost: dfa.distance[state]!,
         toward: dfa.toward[state]!,
         nullable: dfa.accepts[state] === 1,
+        reads: bytesFrom(dfa, state),
         step: (sym) => {
           const to = sym < 256 ? move(dfa, state, sym) : -1;
           return to < 0 ? [] : [this.#word(dfa, to)];
@@ -86,6 +89,7 @@ export class Frames {
       return {
         cost,
         toward: toward!,
+        reads: this.#reads(phase === "after" ? [COMMA!, RIGHT!] : [RIGHT!, ...this.#starts(item)]),
         step: (sym) => {
           if (this.#space(sym, spaces)) return [[this.#list(node, n, phase, spaces + 1)]];
           if (sym === RIGHT && phase !== "next") return enough ? [[]] : [];
@@ -108,6 +112,7 @@ export class Frames {
       return {
         cost: ends ? 1 : phase === "after" ? rest : name.cost + 1,
         toward: ends ? CLOSE! : phase === "after" ? COMMA! : QUOTE!,
+        reads: this.#reads([CLOSE!, COMMA!, QUOTE!]),
         step: (sym) => {
           if (this.#space(sym, spaces)) return [[this.#struct(node, seen, phase, spaces + 1)]];
           if (sym === CLOSE) return ends ? [[]] : [];
@@ -142,6 +147,7 @@ export class Frames {
       return {
         cost,
         toward,
+        reads: extra === Infinity ? [QUOTE!, ...name.next.keys()] : undefined,
         // Made when asked for: every seen key would make frames for all sets of keys that may follow.
         variant:
           extra === Infinity
@@ -181,6 +187,7 @@ export class Frames {
       return {
         cost: 1 + sum(next),
         toward: COLON!,
+        reads: this.#reads([COLON!]),
         step: (sym) => {
           if (this.#space(sym, spaces)) return [[this.#colon(node, seen, k, spaces + 1)]];
           return sym === COLON ? [next] : [];
@@ -224,8 +231,31 @@ export class Frames {
     return (least.kind === "text" ? QUOTE : least.kind === "list" ? LEFT : OPEN)!;
   }
 
+  /** The bytes that can begin a value. */
+  #starts(node: Node): readonly Sym[] {
+    const known = this.#firsts.get(node);
+    if (known) return known;
+    const starts = this.#alternatives(node).flatMap((one): readonly Sym[] => {
+      if (one.kind === "regular") return bytesFrom(one.dfa, 0);
+      return one.kind === "text" ? [QUOTE!] : one.kind === "list" ? [LEFT!] : [OPEN!];
+    });
+    this.#firsts.set(node, starts);
+    return starts;
+  }
+
+  #reads(bytes: readonly Sym[]): readonly Sym[] {
+    return this.#whitespace ? [...bytes, ...SPACES] : bytes;
+  }
+
+  /** The frames inside strings that every grammar shares. */
+  texts(): Frame[] {
+    return [anyText, plainText].flatMap((dfa) =>
+      Array.from({ length: dfa.size }, (_, state) => this.#inside(dfa, state, 0, Infinity)),
+    );
+  }
+
   #space(sym: Sym, spaces: number): boolean {
-    return spaces < this.#whitespace && isSpace(sym);
+    return spaces < this.#whitespace && SPACES.includes(sym);
   }
 
   #id(thing: object): number {
@@ -248,3 +278,6 @@ function plainAt(node: Struct, at: number): number {
     state = move(plainText, state, byte);
   return state;
 }
+
+const bytesFrom = (dfa: Dfa, state: number): Sym[] =>
+  [...dfa.classOf.keys()].filter((byte) => dfa.next[state * dfa.classes + dfa.classOf[byte]!]! >= 0);

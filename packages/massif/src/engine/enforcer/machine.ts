@@ -21,6 +21,8 @@ export interface Frame {
   /** Free text: it may be cut anywhere, so no end token is kept back for it. */
   readonly free?: boolean;
   step(sym: Sym): Next[];
+  /** The only bytes it can read, where they are few: others need not be tried. */
+  readonly reads?: readonly Sym[];
   /** Names this frame across grammars, where its masks depend on the vocabulary alone. */
   readonly shared?: string;
   variant?(): Variant;
@@ -52,7 +54,7 @@ export class State {
   readonly free: boolean;
   /** Symbols of the shortest completion. */
   readonly cost: number;
-  readonly next: (State | null | undefined)[] = [];
+  readonly next: (State | null | undefined)[];
 
   constructor(configs: readonly Config[]) {
     this.configs = configs;
@@ -61,6 +63,11 @@ export class State {
     let cost = Infinity;
     for (const config of configs) cost = Math.min(cost, config.cost);
     this.cost = cost;
+    this.next = [];
+    if (configs.every(({ frame }) => !frame || frame.reads)) {
+      this.next = new Array(CONTROL).fill(null);
+      for (const { frame } of configs) for (const sym of frame?.reads ?? []) this.next[sym] = undefined;
+    }
   }
 }
 

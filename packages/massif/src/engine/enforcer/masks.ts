@@ -62,6 +62,11 @@ export class Masks {
     return mask;
   }
 
+  /** Works out ahead what the masks of these frames have in common. */
+  prepare(frames: readonly Frame[]): void {
+    for (const frame of frames) this.#local(frame);
+  }
+
   /** The same tokens by the state they lead to. */
   groups(state: State): ReadonlyMap<State, TokenSet> {
     const known = this.#groups.get(state);
