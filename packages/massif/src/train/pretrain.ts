@@ -144,12 +144,7 @@ class Pretraining {
       return undefined;
     }
     const rate = wsd(this.#step, steps, schedule);
-    const decaying = this.#step >= steps - Math.round(steps * schedule.decayFraction);
-    const { maxLogitsAfter, clippedHeads } = this.#trainer.apply(
-      gradients,
-      rate,
-      decaying ? 0 : this.#recipe.balance.biasRate,
-    );
+    const { maxLogitsAfter, clippedHeads } = this.#trainer.apply(gradients, rate, this.#recipe.balance.biasRate);
     this.#step++;
     this.#tokens += gradients.targets;
     const seconds = (performance.now() - began) / 1000;

@@ -50,7 +50,9 @@ export const Recipe = z.strictObject({
         .number()
         .min(0)
         .default(1e-3)
-        .describe("u of auxiliary-loss-free balancing; 0 in the decay, as Moonlight"),
+        .describe(
+          "u of auxiliary-loss-free balancing, to the end: Moonlight stops it in the decay, which in short runs undoes it",
+        ),
       loss: z.number().min(0).default(0).describe("Weight of the sequence balance loss"),
     })
     .prefault({}),
