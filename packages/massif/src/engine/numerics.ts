@@ -1,0 +1,51 @@
+/**
+ * The products of a step, in two ways.
+ *
+ * `fast`: whatever kernel is fastest for the number of rows. A row's result then depends on its mates in the last bits.
+ * `exact`: our own product (native/ops/gemm.h), whose sums run in one order whatever the other rows, the padding and the
+ * threads: the same request gives the same bits alone or in a batch, cached or not, chunked or whole, preempted or not.
+ * What stands between the products (norms, softmax over −∞ padding, routing, experts) works row by row already.
+ */
+import { runsFused, type Tensor, torch } from "@massif/torch";
+import { MassifError } from "../common/index.ts";
+import { type Model, linear as plainLinear } from "../model/index.ts";
+
+export interface Numerics {
+  exact: boolean;
+  /** x·Wᵀ of rows x and a weight [out, in]. */
+  linear(x: Tensor, w: Tensor): Tensor;
+  /** a·bᵀ of each of B pairs of matrices, [B, M, K] and [B, N, K]. */
+  bmmT(a_BMK: Tensor, b_BNK: Tensor): Tensor;
+}
+
+const ops: Record<string, Record<string, (...args: unknown[]) => unknown>> = torch.ops;
+const ownLinear = (x: Tensor, w: Tensor): Tensor => ops.massif!.linear!(x, w) as Tensor;
+
+const exact: Numerics = {
+  exact: true,
+  linear: ownLinear,
+  bmmT: (a_BMK, b_BNK) => {
+    const b = b_BNK.unbind(0);
+    return torch.stack(a_BMK.unbind(0).map((a_MK, i) => ownLinear(a_MK, b[i]!)));
+  },
+};
+
+const fast: Numerics = {
+  exact: false,
+  // Our own product packs the weight first, which only more than one row pay back.
+  linear: (x, w) => (runsFused(w) && x.dtype === w.dtype && x.shape.at(-2) !== 1 ? ownLinear(x, w) : plainLinear(x, w)),
+  bmmT: (a_BMK, b_BNK) => a_BMK.bmm(b_BNK.mT),
+};
+
+/** Throws `engine.exact` where the exact way is wanted and there is none. */
+export function numerics(model: Model, wantExact: boolean): Numerics {
+  const weight = model.parameter("lm_head.weight");
+  if (!wantExact) return fast;
+  if (!runsFused(weight))
+    throw new MassifError("engine.exact", {
+      found: `exact: true with weights in ${weight.dtype} on ${weight.device}`,
+      expected: "float32 on the CPU, with Massif's own operators (not MASSIF_OPS=plain)",
+      fix: "load with dtype float32, or leave exact out",
+    });
+  return exact;
+}
