@@ -1,0 +1,217 @@
+import { afterEach, beforeEach, expect, test } from "vitest";
+import {
+  type DType,
+  linearCrossEntropy,
+  mlaAttention,
+  moeExperts,
+  rmsNorm,
+  swiglu,
+  type Tensor,
+  torch,
+  usePlain,
+} from "./index.ts";
+
+let scope: ReturnType<typeof torch.scope>;
+beforeEach(() => {
+  scope = torch.scope();
+  torch.manualSeed(4);
+});
+afterEach(() => {
+  usePlain(false);
+  scope.end();
+});
+
+/** Sums in another order, relative to the norm of the whole tensor (of one that is zero but for rounding, to 0.1). */
+const TOLERANCE = { float32: 1e-5, float64: 1e-13 } as const;
+type Wide = keyof typeof TOLERANCE;
+const WIDE = ["float32", "float64"] as const;
+
+const randn = (shape: number[], dtype: DType) => torch.randn(shape, { dtype });
+
+/** Runs `fn` fused and plain on the same inputs; compares what it returns, and the gradient of every input that is differentiated. */
+function agree(dtype: Wide, inputs: Tensor[], fn: (inputs: Tensor[]) => Tensor): void {
+  const [fused, plain] = [false, true].map((off) => {
+    usePlain(off);
+    const leaves = inputs.map((t) => t.detach().clone());
+    for (const leaf of leaves) leaf.requiresGrad = true;
+    const out = fn(leaves);
+    torch.manualSeed(9);
+    const gradient = torch.randn(out.shape, { dtype });
+    return [out, ...torch.grad(out, leaves, { gradOutputs: [gradient] })];
+  });
+  for (const [i, got] of fused!.entries()) {
+    const expected = plain![i]!;
+    const what = i ? `gradient ${i - 1}` : "value";
+    expect(got.shape, what).toEqual(expected.shape);
+    expect(got.dtype, what).toBe(expected.dtype);
+    const [apart, size] = [got.sub(expected).norm().item(), expected.norm().item()];
+    expect(apart, what).toBeLessThanOrEqual(TOLERANCE[dtype] * Math.max(size, 0.1));
+  }
+}
+
+const each = <S>(shapes: readonly S[]) => WIDE.flatMap((dtype) => shapes.map((shape): [Wide, S] => [dtype, shape]));
+
+test.for(
+  each([
+    [1, 1],
+    [3, 7],
+    [257, 64],
+    [2, 1000],
+  ] as const),
+)("rmsNorm, %s, %s", ([dtype, [N, D]]) => {
+  agree(dtype, [randn([N, D], dtype), randn([D], dtype)], ([x, w]) => rmsNorm(x!, w!, 1e-6));
+  agree(dtype, [randn([N, 2, D], dtype).mul(1e-4), randn([D], dtype)], ([x, w]) => rmsNorm(x!, w!, 1e-5));
+});
+
+test.for(
+  each([
+    [1, 1],
+    [3, 7],
+    [130, 33],
+  ] as const),
+)("swiglu, %s, %s", ([dtype, [N, D]]) => {
+  agree(dtype, [randn([N, 2 * D], dtype)], ([x]) => swiglu(x!));
+  agree(dtype, [randn([2, N, 2 * D], dtype).mul(30)], ([x]) => swiglu(x!));
+});
+
+test.for(
+  each([
+    { B: 1, T: 1, H: 1, nope: 1, rope: 2, V: 1, docs: false },
+    { B: 2, T: 1, H: 3, nope: 4, rope: 2, V: 5, docs: true },
+    { B: 2, T: 47, H: 3, nope: 16, rope: 8, V: 12, docs: false },
+    { B: 2, T: 49, H: 2, nope: 7, rope: 6, V: 9, docs: true },
+    { B: 1, T: 300, H: 2, nope: 16, rope: 8, V: 16, docs: false },
+    { B: 2, T: 515, H: 1, nope: 5, rope: 4, V: 3, docs: true },
+  ]),
+)("mlaAttention, %s, %o", ([dtype, { B, T, H, nope, rope, V, docs }]) => {
+  const angle_TR = torch.rand([T, rope / 2], { dtype }).mul(6);
+  const [cos_TR, sin_TR] = [angle_TR.cos(), angle_TR.sin()];
+  // Documents of 1, 2, 3, … positions; the second row's are one document.
+  const starts = Int32Array.from({ length: B * T }, (_, i) => {
+    const n = Math.floor((Math.sqrt(8 * (i % T) + 1) - 1) / 2);
+    return i < T ? (n * (n + 1)) / 2 : 0;
+  });
+  const docStart_BT = docs ? torch.tensor(starts, { shape: [B, T] }) : null;
+  const run = (inputs: Tensor[]) => {
+    const [q_BTHK, kv_BTHX, kPe_BTR] = inputs as [Tensor, Tensor, Tensor];
+    return mlaAttention({ q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale: 0.7 });
+  };
+  const inputs = [randn([B, T, H, nope + rope], dtype), randn([B, T, H, nope + V], dtype), randn([B, T, rope], dtype)];
+  agree(dtype, inputs, (leaves) => run(leaves)[0]);
+  const fused = run(inputs)[1].toArray();
+  usePlain(true);
+  const plain = run(inputs)[1].toArray();
+  // Maxima are float32: each within a few of its last bits.
+  for (const [h, max] of plain.entries())
+    expect(Math.abs(fused[h]! - max)).toBeLessThan(2e-6 * Math.max(1, Math.abs(max)));
+});
+
+test("mlaAttention shows a NaN in the maximum, in either form", () => {
+  const q_BTHK = torch.zeros([1, 4, 2, 4]);
+  q_BTHK.select(2, 1).fill_(Number.NaN);
+  const rest = {
+    kv_BTHX: torch.ones([1, 4, 2, 4]),
+    kPe_BTR: torch.ones([1, 4, 2]),
+    docStart_BT: null,
+    nope: 2,
+    scale: 1,
+  };
+  for (const plain of [false, true]) {
+    usePlain(plain);
+    const [, max_H] = mlaAttention({ q_BTHK, ...rest, cos_TR: torch.ones([4, 1]), sin_TR: torch.zeros([4, 1]) });
+    expect(max_H.toArray()).toEqual([0, Number.NaN]);
+  }
+});
+
+test.for(
+  each([
+    { N: 1, D: 3, C: 2 },
+    { N: 1, D: 8, C: 257 },
+    { N: 97, D: 33, C: 600 },
+    { N: 1030, D: 5, C: 31 },
+  ]),
+)("linearCrossEntropy, %s, %o", ([dtype, { N, D, C }]) => {
+  const target_N = torch.randint(0, C, [N], { dtype: "int64" });
+  const inputs = [randn([N, D], dtype), randn([C, D], dtype)];
+  agree(dtype, inputs, ([x, w]) => linearCrossEntropy(x!, w!, target_N));
+  if (N > 1) target_N.narrow(0, 0, N >> 1).fill_(-100);
+  agree(dtype, inputs, ([x, w]) => linearCrossEntropy(x!, w!, target_N));
+  target_N.fill_(-100);
+  agree(dtype, inputs, ([x, w]) => linearCrossEntropy(x!, w!, target_N));
+});
+
+test("linearCrossEntropy of logits that would overflow is finite", () => {
+  const [x, w] = [
+    torch.full([1, 1], 100, { dtype: "float32" }),
+    torch.tensor([[10], [-10], [9]], { dtype: "float32" }),
+  ];
+  for (const plain of [false, true]) {
+    usePlain(plain);
+    expect(linearCrossEntropy(x, w, torch.tensor([1])).toArray()).toEqual([2000]);
+  }
+});
+
+test.for(
+  each([
+    { N: 1, D: 3, E: 1, I: 2, k: 1 }, // one token, one expert
+    { N: 1, D: 8, E: 16, I: 5, k: 2 }, // most experts empty
+    { N: 33, D: 17, E: 5, I: 9, k: 5 }, // every expert for every token
+    { N: 200, D: 24, E: 8, I: 16, k: 3 },
+  ]),
+)("moeExperts, %s, %o", ([dtype, { N, D, E, I, k }]) => {
+  const choose = (scores_NE: Tensor) => scores_NE.topk(k, -1)[1];
+  const inputs = [
+    randn([N, D], dtype),
+    torch.rand([N, k], { dtype }),
+    randn([E, 2 * I, D], dtype),
+    randn([E, D, I], dtype),
+  ];
+  const run = (idx_Nk: Tensor) => (leaves: Tensor[]) => {
+    const [x_ND, w_Nk, gateUp_EID, down_EDI] = leaves as [Tensor, Tensor, Tensor, Tensor];
+    return moeExperts({ x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI });
+  };
+  agree(dtype, inputs, run(choose(torch.rand([N, E]))));
+  agree(dtype, inputs, run(choose(torch.arange(E, { dtype: "float32" }).expand([N, E])))); // all to the last k experts
+});
+
+test("moeExperts is the sum over chosen experts of the definition, written out", () => {
+  const [x, gateUp, down] = [randn([2, 3], "float64"), randn([4, 4, 3], "float64"), randn([4, 3, 2], "float64")];
+  const [idx, w] = [
+    [
+      [2, 0],
+      [3, 2],
+    ],
+    [
+      [0.25, 2],
+      [1, -1],
+    ],
+  ];
+  const silu = (z: number) => z / (1 + Math.exp(-z));
+  const [X, G, D] = [x.tolist() as number[][], gateUp.tolist() as number[][][], down.tolist() as number[][][]];
+  const dot = (a: number[], b: number[]) => a.reduce((sum, value, i) => sum + value * b[i]!, 0);
+  const expected = X.map((row, n) =>
+    row.map((_, d) =>
+      idx[n]!.reduce((sum, e, slot) => {
+        const h = [0, 1].map((i) => silu(dot(G[e]![i]!, row)) * dot(G[e]![i + 2]!, row));
+        return sum + w[n]![slot]! * dot(D[e]![d]!, h);
+      }, 0),
+    ),
+  );
+  for (const plain of [false, true]) {
+    usePlain(plain);
+    const got = moeExperts({
+      x_ND: x,
+      idx_Nk: torch.tensor(idx),
+      w_Nk: torch.tensor(w, { dtype: "float64" }),
+      gateUp_EID: gateUp,
+      down_EDI: down,
+    });
+    expect(
+      got
+        .sub(torch.tensor(expected, { dtype: "float64" }))
+        .abs()
+        .max()
+        .item(),
+    ).toBeLessThan(1e-13);
+  }
+});
