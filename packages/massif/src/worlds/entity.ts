@@ -15,7 +15,6 @@ export interface Field {
 export interface Entity extends EntityType {
   name: string;
   details: Record<string, Field>;
-  log: boolean;
   invariants: { say: string; holds: Compiled }[];
 }
 

@@ -46,6 +46,8 @@ export interface EntityType {
   fields: Record<string, Type>;
   key: string;
   max: number;
+  /** Changes to it do not count. */
+  log: boolean;
 }
 
 /** What is in scope where an expression stands, and where to tell what is wrong. */

@@ -20,6 +20,8 @@ export interface Plan {
   actions: Action[];
   /** End states that the shortest ways reach; more than one is ambiguous, unless the task is open. */
   ends: number;
+  /** Some choices were left out: that none is shorter is proven by `isMinimal`. */
+  narrowed: boolean;
   visited: number;
 }
 
@@ -46,9 +48,24 @@ export interface Bounds {
 }
 
 const BOUNDS: Bounds = { nodes: 20_000, depth: 14 };
-const COMBINATIONS = 512;
+const COMBINATIONS = 4096;
 
+/** First among arguments that the user's words suggest; where those do not do, among all. */
 export function plan(task: Task, bounds: Bounds = BOUNDS): Plan | Unsolved {
+  const narrow = search(task, bounds, true);
+  return "why" in narrow && narrow.narrowed ? search(task, bounds, false) : narrow;
+}
+
+/** Whether no plan is shorter, over all arguments; false also where the bounds do not suffice to tell. */
+export function isMinimal(task: Task, found: Plan, bounds: Bounds = BOUNDS): boolean {
+  if (!found.narrowed || found.actions.length <= 1) return true;
+  const shorter = search(task, { ...bounds, depth: found.actions.length - 1 }, false);
+  return "why" in shorter && shorter.visited <= bounds.nodes;
+}
+
+function search(task: Task, bounds: Bounds, narrow: boolean): Plan | (Unsolved & { narrowed: boolean }) {
+  const cut = { narrowed: false };
+  const fail = (why: string) => ({ why, visited, narrowed: cut.narrowed });
   let layer: Node[] = [
     {
       state: task.initial,
@@ -66,22 +83,22 @@ export function plan(task: Task, bounds: Bounds = BOUNDS): Plan | Unsolved {
   for (let depth = 0; depth <= bounds.depth; depth++) {
     const ends = layer.filter((node) => solved(task, node));
     const [first] = ends;
-    if (first) return { actions: trace(first), ends: new Set(ends.map((n) => n.key)).size, visited };
+    if (first)
+      return { actions: trace(first), ends: new Set(ends.map((n) => n.key)).size, visited, narrowed: cut.narrowed };
     const next: Node[] = [];
     for (const node of layer) {
-      for (const child of children(task, node)) {
+      for (const child of children(task, node, narrow, cut)) {
         const id = identity(child);
         if (seen.has(id)) continue;
         seen.add(id);
-        if (++visited > bounds.nodes)
-          return { why: `no plan among the first ${bounds.nodes} nodes (depth ${depth + 1})`, visited };
+        if (++visited > bounds.nodes) return fail(`no plan among the first ${bounds.nodes} nodes (depth ${depth + 1})`);
         next.push(child);
       }
     }
-    if (!next.length) return { why: `no plan: after ${depth} steps nothing new can be learned or done`, visited };
+    if (!next.length) return fail(`no plan: after ${depth} steps nothing new can be learned or done`);
     layer = next;
   }
-  return { why: `no plan of up to ${bounds.depth} steps`, visited };
+  return fail(`no plan of up to ${bounds.depth} steps`);
 }
 
 /** Nodes are one where state, calls made and facts told are, in whatever order they came about. */
@@ -107,7 +124,7 @@ function solved(task: Task, node: Node): boolean {
 const clock = (task: Task, node: Node): number =>
   task.world.file.clock.start + node.made.length * task.world.file.clock.step;
 
-function* children(task: Task, node: Node): Generator<Node> {
+function* children(task: Task, node: Node, narrow: boolean, cut: { narrowed: boolean }): Generator<Node> {
   const frame = frameOf(task, node.state, node.made, clock(task, node));
   for (const [fact, reveal] of Object.entries(task.type.hidden)) {
     if (node.asked.has(fact)) continue;
@@ -130,7 +147,7 @@ function* children(task: Task, node: Node): Generator<Node> {
   for (const name of task.shown) {
     const tool = task.world.tools[name];
     if (!tool || name === task.world.file.faults?.renew) continue;
-    for (const args of choices(tool, node)) {
+    for (const args of choices(tool, node, narrow, cut)) {
       const why = forbidden(task.world, tool, args, { ...frame, vars: {} }, "agrees");
       const child = why ? undefined : after(task, node, frame, tool, args);
       if (child) yield child;
@@ -147,30 +164,44 @@ function after(task: Task, node: Node, frame: Frame, tool: Tool, args: Args): No
   if (changed && strayChange(task, state)) return undefined;
   const heard = new Set(node.heard);
   for (const leaf of leaves(result)) if (typeof leaf !== "boolean") heard.add(leaf);
-  if (!changed && heard.size === node.heard.size && !task.world.calledFor.has(tool.name)) return undefined;
+  const empty = Array.isArray(result) && !result.length;
+  if (!changed && heard.size === node.heard.size && (empty || !task.world.calledFor.has(tool.name))) return undefined;
   const key = changed ? canonical(diff(task.initial, state, task.world.logs)) : node.key;
   const made = [...node.made, { tool: tool.name, args, ok: true }];
   return { ...node, state, heard, made, key, action: { call: tool.name, args }, parent: node };
 }
 
-/** All arguments that can be put together from what is known, up to a bound. */
-function choices(tool: Tool, node: Node): Args[] {
+/**
+ * All arguments that can be put together from what is known, up to a bound. `narrow` leaves out words the user never
+ * said where a word is free or one of a set, and notes in `cut` that it did.
+ */
+function choices(tool: Tool, node: Node, narrow: boolean, cut: { narrowed: boolean }): Args[] {
   let all: Args[] = [{}];
   for (const [name, field] of Object.entries(tool.params)) {
     const type = field.type.kind === "maybe" ? field.type.of : field.type;
+    // The number of a page is known from a page alone.
+    const paging = tool.pages && name === PAGE;
+    const known = paging ? [...node.heard] : [...new Set([...node.told, ...node.heard])];
     let values: Value[];
     if (field.enum) values = [...field.enum];
     else if (type.kind === "boolean") values = [true, false];
-    else {
-      // A page number is known from a page alone.
-      const known = tool.pages && name === PAGE ? [...node.heard] : [...new Set([...node.told, ...node.heard])];
-      values = known.filter((v) => {
-        if (type.kind === "integer") return typeof v === "number" && v >= field.min && v <= field.max;
-        return typeof v === "string" && (type.kind !== "row" || rowOf(node.state, type.entity, v) !== undefined);
-      });
+    else if (type.kind === "integer")
+      values = known.filter((v) => typeof v === "number" && v >= field.min && v <= field.max);
+    else if (type.kind === "row") values = known.filter((v) => rowOf(node.state, type.entity, v) !== undefined);
+    else values = known.filter((v) => typeof v === "string");
+    if (narrow && (field.enum || type.kind === "string")) {
+      const said = values.filter((v) => node.told.has(v as Leaf));
+      if (said.length && said.length < values.length) {
+        values = said;
+        cut.narrowed = true;
+      }
     }
     if (field.type.kind === "maybe") values.unshift(null);
-    all = all.flatMap((args) => values.map((value) => ({ ...args, [name]: value }))).slice(0, COMBINATIONS);
+    all = all.flatMap((args) => values.map((value) => ({ ...args, [name]: value })));
+    if (all.length > COMBINATIONS) {
+      all = all.slice(0, COMBINATIONS);
+      cut.narrowed = true;
+    }
   }
   return all;
 }

@@ -15,7 +15,7 @@ export interface Tool {
   name: string;
   spec: ToolSpec;
   params: Record<string, Field>;
-  /** The call may change the state. */
+  /** The call may change the state, logs aside. */
   writes: boolean;
   requires: { error: string; holds: Compiled; say?: Template }[];
   effects: Effect[];
@@ -51,7 +51,7 @@ export function toolOf(file: ToolFile, outer: Scope, path: Path): Tool {
     name: file.name,
     spec: specOf(file, params),
     params,
-    writes: file.effects.length > 0,
+    writes: file.effects.some((e) => !("insert" in e) || !outer.entities[e.insert]?.log),
     requires: file.requires.map(({ error, holds, say }, i) => {
       const at = [...path, "requires", i];
       const rule = { error, holds: predicate(holds, scope, [...at, "holds"]) };

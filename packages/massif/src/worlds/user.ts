@@ -55,11 +55,13 @@ export function hear(task: Task, user: UserState, said: string, state: State, no
   const lines: string[] = [];
   const told: Reply["told"] = [];
   const question = said.includes("?");
+  const confirming = question && saysAny(words, CONFIRM);
   const frame = frameOf(task, state, [], now);
   let after = state;
   if (question) {
     for (const [fact, reveal] of Object.entries(task.type.hidden)) {
-      if (!saysAny(words, reveal.asked)) continue;
+      // "Shall I change the address to …?" asks for a yes, not for the address again.
+      if (!saysAny(words, reveal.asked) || (confirming && user.revealed.includes(fact))) continue;
       // Asked twice, the user tells it again in the same words.
       const line = worded(reveal.say, task.splits, Random.of(task.seed, "reveal", fact));
       lines.push(line.run(frame));
@@ -86,7 +88,7 @@ export function hear(task: Task, user: UserState, said: string, state: State, no
   }
   if (lines.length) return { say: lines.join(" "), user: next, state: after, told };
   if (!question) return end;
-  if (saysAny(words, CONFIRM)) {
+  if (confirming) {
     if (strange(task, words, next)) return { ...end, say: random.pick(NO) };
     next.agreed = [...next.agreed, ...words, "\n"];
     return { ...end, say: random.pick(YES) };

@@ -69,7 +69,7 @@ export function toTell(
     const others = among ? [...leaves(among.run(frame))] : [];
     return [...leaves(value.run(frame))].map((leaf) => ({
       value: leaf,
-      known: (from ?? [leaf]).every((v) => sources.has(v)),
+      known: sources.has(leaf) || (from?.every((v) => sources.has(v)) ?? false),
       among: others,
     }));
   });
