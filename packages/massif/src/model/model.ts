@@ -99,6 +99,7 @@ export class Model {
   }
 
   dispose(): void {
+    this.rotary.dispose();
     for (const parameter of this.parameters.values()) if (parameter.live) parameter.dispose();
   }
 }

@@ -59,11 +59,19 @@ export class RotaryTable {
     return [this.#cos!.index_select(0, positions_N), this.#sin!.index_select(0, positions_N)];
   }
 
-  #grow(length: number): void {
-    if (length <= this.#length) return;
-    this.#length = Math.max(length, 2 * this.#length, 256);
+  /** Frees the table; it grows again when it is asked for. */
+  dispose(): void {
     this.#cos?.dispose();
     this.#sin?.dispose();
+    this.#cos = this.#sin = undefined;
+    this.#length = 0;
+  }
+
+  #grow(length: number): void {
+    if (length <= this.#length) return;
+    const rows = Math.max(length, 2 * this.#length, 256);
+    this.dispose();
+    this.#length = rows;
     const round = this.#dtype === "float64" ? (x: number) => x : Math.fround; // the reference rounds angles to its dtype
     const f = inverseFrequencies(this.#config).map(round);
     const factor = attentionFactor(this.#config.ropeScaling);

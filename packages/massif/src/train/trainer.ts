@@ -190,6 +190,7 @@ export class Trainer {
   }
 
   dispose(): void {
+    this.model.rotary.dispose();
     this.master.dispose();
     this.optimizer.dispose();
   }
