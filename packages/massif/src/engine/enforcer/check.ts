@@ -1,7 +1,21 @@
 /** Which tool schemas Moonshot accepts: the rules of its validator walle (MFJS, level “ultra”), quirks included.
  *
  *  Says nothing about what our own enforcer can do, which is more. Source: github.com/MoonshotAI/walle. */
-import { isDict, type Json } from "./schema.ts";
+import {
+  ALLOWED,
+  beside,
+  branches,
+  COMMON,
+  enumeration,
+  LIMITS,
+  Refusal,
+  range,
+  refuse,
+  requirement,
+  TOP_ONLY,
+  typesOf,
+} from "./keywords.ts";
+import { type Dict, isDict, type Json } from "./scalars.ts";
 
 export interface Verdict {
   accepted: boolean;
@@ -14,24 +28,8 @@ export interface CheckOptions {
   maxDepth?: number;
 }
 
-type Dict = { [key: string]: Json };
-
-const LIMITS = { enumItems: 1000, anyOfItems: 500, size: 120_000, properties: 3000 };
-const COMMON = ["description", "title"];
-const TOP_ONLY = ["$defs", "$id"];
-const ALLOWED: Record<string, string[]> = {
-  object: ["properties", "required", "additionalProperties", "$ref", "anyOf"],
-  array: ["items", "minItems", "maxItems", "$ref"],
-  string: ["minLength", "maxLength", "pattern", "enum"],
-  number: ["minimum", "maximum", "enum"],
-  integer: ["minimum", "maximum", "enum"],
-  boolean: ["enum"],
-  null: ["enum"],
-};
 const SUPPORTED = new Set(["type", "default", ...COMMON, ...TOP_ONLY, ...Object.values(ALLOWED).flat()]);
 const RESERVED = ["$defs", "$ref", "anyOf", "required", "additionalProperties"];
-
-class Refusal extends Error {}
 
 /** Judges a schema, given as JSON text or as a value. */
 export function checkToolSchema(schema: unknown, { maxDepth = 30 }: CheckOptions = {}): Verdict {
@@ -45,10 +43,6 @@ export function checkToolSchema(schema: unknown, { maxDepth = 30 }: CheckOptions
     if (!(error instanceof Refusal)) throw error;
     return { accepted: false, reason: error.message };
   }
-}
-
-function refuse(what: string, path: string): never {
-  throw new Refusal(`${what} (at ${path})`);
 }
 
 function parse(text: string): Json {
@@ -291,99 +285,6 @@ function inner(schema: Dict, path: string): [child: Dict, path: string, deeper: 
     for (const [i, value] of schema.anyOf.entries()) if (isDict(value)) out.push([value, `${path}/anyOf/${i}`, false]);
   }
   return out;
-}
-
-function typesOf({ type }: Dict, path: string): string[] {
-  if (typeof type !== "string" && !Array.isArray(type)) refuse("type must be string or array of strings", path);
-  const list = typeof type === "string" ? [type] : type!;
-  if (!list.length) refuse("type array cannot be empty", path);
-  for (const one of list) {
-    if (typeof one !== "string" || !(one in ALLOWED))
-      refuse(typeof type === "string" ? "invalid type" : "invalid type in type array", path);
-  }
-  if (new Set(list).size < list.length) refuse("duplicate types in type array", path);
-  return list as string[];
-}
-
-function range(
-  schema: Dict,
-  low: string,
-  high: string,
-  kind: "a number" | "an integer" | "a whole number",
-  path: string,
-): void {
-  for (const key of [low, high]) {
-    const x = schema[key];
-    if (x === undefined || x === null) continue;
-    if (typeof x !== "number") refuse(`${key} must be ${kind === "a number" ? kind : "an integer"}`, path);
-    if (kind === "a whole number" && x < 0) refuse(`${key} must be non-negative`, path);
-    if (kind !== "a number" && !Number.isInteger(x)) refuse(`${key} is not a valid integer`, path);
-  }
-  const [a, b] = [schema[low], schema[high]];
-  if (typeof a === "number" && typeof b === "number" && a > b)
-    refuse(`${low} (${a}) cannot be greater than ${high} (${b})`, path);
-}
-
-/** `$ref` and `anyOf` stand alone but for titles and descriptions (and, at the root, `$defs` and `$id`). */
-function beside(schema: Dict, own: string, path: string): void {
-  for (const key of Object.keys(schema)) {
-    if (key === own || COMMON.includes(key) || (path === "#" && TOP_ONLY.includes(key))) continue;
-    refuse(`keyword '${key}' is not allowed at the same level as ${own}`, path);
-  }
-}
-
-function branches(schema: Dict, path: string): void {
-  const { anyOf } = schema;
-  if (!Array.isArray(anyOf)) refuse("anyOf must be an array", path);
-  if (!anyOf.length || anyOf.length > LIMITS.anyOfItems) refuse(`anyOf must have 1-${LIMITS.anyOfItems} items`, path);
-  if (!anyOf.every(isDict)) refuse("schema in anyOf must be an object", path);
-  beside(schema, "anyOf", path);
-  const twice = anyOf.flatMap((branch) => Object.keys(branch)).filter((key) => key !== "anyOf" && key in schema);
-  if (twice.length)
-    refuse(
-      `conflicting keywords found in anyOf with parent: keywords (${[...new Set(twice)].sort().join(", ")})`,
-      path,
-    );
-}
-
-function enumeration(schema: Dict, path: string): void {
-  const { enum: values } = schema;
-  if (!Array.isArray(values)) refuse("enum must be an array", path);
-  if (!values.length) refuse("enum array cannot be empty", path);
-  if (values.length > LIMITS.enumItems) refuse(`enum array cannot have more than ${LIMITS.enumItems} items`, path);
-  if (!("type" in schema)) refuse("type is not defined", path);
-  const types = typesOf(schema, path);
-  if (types.length > 2 || (types.length === 2 && !types.includes("null"))) {
-    refuse("when type is array and enum is specified, currently only 2 types are supported, one must be null", path);
-  }
-  for (const value of values) {
-    const match = types.some((type) => {
-      if (type === "number" || type === "integer") {
-        if (typeof value !== "number" || (type === "integer" && !Number.isInteger(value))) {
-          refuse(type === "number" ? "not a valid number" : "not a valid integer", path);
-        }
-        return true;
-      }
-      return type === "null" ? value === null : type === typeof value;
-    });
-    if (!match) refuse(`enum value (${JSON.stringify(value)}) does not match any type in ${types.join(", ")}`, path);
-  }
-}
-
-function requirement(schema: Dict, path: string): void {
-  const { required, properties } = schema;
-  if (!Array.isArray(required)) refuse("required must be an array", path);
-  for (const name of required) {
-    if (typeof name !== "string") refuse("items in required array must be strings", path);
-    if (name === "") refuse("property names in required array cannot be empty", path);
-  }
-  if (new Set(required).size < required.length) refuse("duplicate items in required array", path);
-  if (!required.length) return;
-  if (!("type" in schema)) refuse("required keyword must be used with object", path);
-  if (!isDict(properties)) refuse("required specified but 'properties' keyword is missing", path);
-  for (const name of required as string[]) {
-    if (!Object.hasOwn(properties, name)) refuse(`required property '${name}' is not defined in properties`, path);
-  }
 }
 
 /** No key at any level below a definition may hold a slash: references could not reach it. */

@@ -1,14 +1,24 @@
 /** JSON Schema (draft 2020-12) → nodes. Whatever is asked for and cannot be enforced throws with its path. */
-import { MassifError, nearest } from "../../common/index.ts";
-import { cat, compile, counted, type Dfa, intersect, literal, matches, oneOf, TooLarge } from "./dfa.ts";
-import { formats } from "./formats.ts";
+import { nearest } from "../../common/index.ts";
+import { matches, oneOf } from "./dfa.ts";
 import { type Key, type List, type Node, none, struct, type Union } from "./node.ts";
-import { type Bounds, integerDfa, numberDfa } from "./numbers.ts";
-import { patternRe, Unsupported } from "./regex.ts";
-import { plainText } from "./text.ts";
-
-export type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
-type Dict = { [key: string]: Json };
+import { numberDfa } from "./numbers.ts";
+import {
+  BY_TYPE,
+  bytes,
+  count,
+  type Dict,
+  inLength,
+  invalid,
+  isDict,
+  type Json,
+  numberOf,
+  regular,
+  spelled,
+  stringNode,
+  unsupported,
+  valuesNode,
+} from "./scalars.ts";
 
 const TYPES = ["null", "boolean", "object", "array", "number", "string", "integer"];
 /** Say nothing about which values are valid. */
@@ -17,12 +27,6 @@ const ANNOTATIONS = new Set(
     " ",
   ),
 );
-const BY_TYPE: Record<string, string[]> = {
-  string: ["minLength", "maxLength", "pattern", "format"],
-  number: ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"],
-  array: ["items", "prefixItems", "minItems", "maxItems"],
-  object: ["properties", "required", "additionalProperties"],
-};
 const CONSTRAINTS = Object.values(BY_TYPE).flat();
 const KNOWN = new Set([
   ...ANNOTATIONS,
@@ -37,8 +41,6 @@ const KNOWN = new Set([
   "$ref",
   "$id",
 ]);
-
-export const isDict = (x: unknown): x is Dict => typeof x === "object" && x !== null && !Array.isArray(x);
 
 const MAX_DEPTH = 64;
 const MAX_NODES = 20_000;
@@ -63,8 +65,6 @@ export const anyObject = (): Node => struct([], anyValue());
 export function read(schema: Json): Node {
   return new Reader(schema).read(schema, "#", 0);
 }
-
-const bytes = (text: string) => new TextEncoder().encode(text);
 
 class Reader {
   readonly #root: Json;
@@ -133,64 +133,14 @@ class Reader {
       case "boolean":
         return regular(["true", "false"]);
       case "string":
-        return this.#string(schema, path);
+        return stringNode(schema, path);
       case "array":
         return this.#array(schema, path, depth);
       case "object":
         return this.#object(schema, path, depth);
       default:
-        return { kind: "regular", dfa: this.#number(schema, type === "integer", path) };
+        return { kind: "regular", dfa: numberOf(schema, type === "integer", path) };
     }
-  }
-
-  #string(schema: Dict, path: string): Node {
-    const min = count(schema, "minLength", path) ?? 0;
-    const max = count(schema, "maxLength", path) ?? Infinity;
-    const patterns: [key: string, pattern: string][] = [];
-    if (schema.pattern !== undefined) {
-      if (typeof schema.pattern !== "string") throw invalid(`${path}/pattern`, "a pattern is a string");
-      patterns.push(["pattern", schema.pattern]);
-    }
-    if (schema.format !== undefined) {
-      const pattern = typeof schema.format === "string" ? formats[schema.format] : undefined;
-      if (!pattern) throw unsupported(`${path}/format`, `the format ${JSON.stringify(schema.format)}`);
-      patterns.push(["format", pattern]);
-    }
-    if (!patterns.length) return { kind: "text", min, max };
-    const quoted = (inside: ReturnType<typeof patternRe>) => compile(cat(literal('"'), inside, literal('"')));
-    let dfa: Dfa | undefined;
-    for (const [key, pattern] of patterns) {
-      dfa = small(`${path}/${key}`, () => {
-        const one = quoted(patternRe(pattern));
-        return dfa ? intersect(dfa, one) : one;
-      });
-    }
-    if (min > 0 || max < Infinity) dfa = small(path, () => counted(dfa!, plainText, min, max));
-    return { kind: "regular", dfa: dfa! };
-  }
-
-  #number(schema: Dict, integer: boolean, path: string): Dfa {
-    const value = (key: string): number | undefined => {
-      const x = schema[key];
-      if (x === undefined) return undefined;
-      if (typeof x !== "number" || !Number.isFinite(x)) throw invalid(`${path}/${key}`, "a bound is a number");
-      return x;
-    };
-    const bounds: Bounds = { min: value("minimum"), max: value("maximum") };
-    const [above, below] = [value("exclusiveMinimum"), value("exclusiveMaximum")];
-    if (above !== undefined && !(bounds.min !== undefined && bounds.min > above)) {
-      Object.assign(bounds, { min: above, above: true });
-    }
-    if (below !== undefined && !(bounds.max !== undefined && bounds.max < below)) {
-      Object.assign(bounds, { max: below, below: true });
-    }
-    const step = value("multipleOf");
-    if (step === undefined) return small(path, () => (integer ? integerDfa(bounds) : numberDfa(bounds)));
-    if (step <= 0) throw invalid(`${path}/multipleOf`, "a number above zero");
-    if (!Number.isInteger(step) || step > 2000) {
-      throw unsupported(`${path}/multipleOf`, "a step that is no whole number up to 2000");
-    }
-    return small(path, () => integerDfa(bounds, step));
   }
 
   #array(schema: Dict, path: string, depth: number): Node {
@@ -247,7 +197,7 @@ class Reader {
       if (node.kind === "text") return inLength(value as string, node);
       return node.kind === "regular" && matches(node.dfa, bytes(JSON.stringify(value)));
     });
-    return anyOf(values);
+    return valuesNode(values);
   }
 
   #branches(schema: Dict, key: string, path: string, depth: number): Node[] {
@@ -330,49 +280,7 @@ class Reader {
   }
 }
 
-function count(schema: Dict, key: string, path: string): number | undefined {
-  const x = schema[key];
-  if (x === undefined) return undefined;
-  if (typeof x !== "number" || !Number.isInteger(x) || x < 0) throw invalid(`${path}/${key}`, "a whole number from 0");
-  return x;
-}
-
-const inLength = (text: string, { min, max }: { min: number; max: number }) => {
-  const length = [...text].length;
-  return length >= min && length <= max;
-};
-
-const regular = (words: string[]): Node => ({ kind: "regular", dfa: oneOf(words.map(bytes)) });
-
-/** The given values: scalars as one set of words, lists and objects as what they are, keys in any order. */
-function anyOf(values: Json[]): Node {
-  const scalars = values.filter((value) => typeof value !== "object" || value === null);
-  const nested = values.filter((value) => typeof value === "object" && value !== null);
-  const of = nested.map((value): Node => {
-    if (Array.isArray(value)) {
-      return {
-        kind: "list",
-        prefix: value.map((item) => anyOf([item])),
-        items: none,
-        min: value.length,
-        max: value.length,
-      };
-    }
-    return struct(
-      Object.entries(value as Dict).map(([name, item]) => ({
-        name,
-        bytes: spelled(name),
-        value: anyOf([item]),
-        required: true,
-      })),
-      none,
-    );
-  });
-  return { kind: "union", of: [regular(scalars.map((value) => JSON.stringify(value))), ...of] };
-}
-
-/** A name as `JSON.stringify` writes it, without quotes. */
-const spelled = (name: string) => bytes(JSON.stringify(name).slice(1, -1));
+const pointer = (name: string) => name.replaceAll("~", "~0").replaceAll("/", "~1");
 
 const literalsOf = (schema: Dict): string[] | undefined =>
   "const" in schema
@@ -382,24 +290,3 @@ const literalsOf = (schema: Dict): string[] | undefined =>
       : undefined;
 
 const typeOf = (value: Json): string => (value === null ? "null" : Array.isArray(value) ? "array" : typeof value);
-
-const pointer = (name: string) => name.replaceAll("~", "~0").replaceAll("/", "~1");
-
-function small(path: string, build: () => Dfa): Dfa {
-  try {
-    return build();
-  } catch (cause) {
-    if (cause instanceof Unsupported) throw unsupported(path, cause.message);
-    if (cause instanceof TooLarge) throw unsupported(path, `an automaton this large (${cause.message})`);
-    throw cause;
-  }
-}
-
-const invalid = (path: string, expected: string) =>
-  new MassifError("schema.invalid", { found: `${path} is not a valid schema`, expected });
-
-const unsupported = (path: string, what: string, instead?: string) =>
-  new MassifError("schema.unsupported", {
-    found: `${path}: ${what} cannot be enforced`,
-    fix: instead ? `use “${instead}”, or leave it out` : "leave it out, or check it after the answer",
-  });

@@ -8,7 +8,8 @@ import { Grammar } from "./grammar.ts";
 import { CONTROL, type Frame, Machine, type Next, type Sym } from "./machine.ts";
 import { Masks } from "./masks.ts";
 import { type Costs, type Node, shortest } from "./node.ts";
-import { anyObject, type Json, read } from "./schema.ts";
+import type { Json } from "./scalars.ts";
+import { anyObject, read } from "./schema.ts";
 import { trieOf, type Vocabulary } from "./trie.ts";
 
 export interface CompileOptions {
