@@ -40,6 +40,14 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
     summary: "train a byte-level BPE vocabulary, encode text to ids, decode ids",
     load: async () => (await import("./tokenizer.ts")).tokenizer,
   },
+  "verify-trajectory": {
+    summary: "re-run trajectories from their seeds: accepted, or the first reason why not",
+    load: async () => (await import("./verify-trajectory.ts")).verifyTrajectory,
+  },
+  world: {
+    summary: "check a world file (compiles, plans, oracle, exploits), or serve one over MCP",
+    load: async () => (await import("./world.ts")).world,
+  },
 };
 
 function usage(): string {

@@ -85,7 +85,10 @@ function draw(world: World, type: TaskType, seed: number, side: Splits, attempt:
     type,
     seed,
     splits: side,
-    vars: { ...frame.vars },
+    // Quantifiers have left their own names behind.
+    vars: Object.fromEntries(
+      [...type.draws.map(([name]) => name), ...Object.keys(type.compute)].map((n) => [n, frame.vars[n] ?? null]),
+    ),
     initial: state,
     opening,
     known: words.values(frame).flatMap((v) => [...leaves(v)]),

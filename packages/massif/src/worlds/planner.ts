@@ -48,19 +48,24 @@ export interface Bounds {
 }
 
 const BOUNDS: Bounds = { nodes: 20_000, depth: 14 };
-const COMBINATIONS = 4096;
+const COMBINATIONS = 2048;
+/** Nodes of the search over all arguments, where the narrow one found nothing. */
+const WIDE = 3000;
 
 /** First among arguments that the user's words suggest; where those do not do, among all. */
 export function plan(task: Task, bounds: Bounds = BOUNDS): Plan | Unsolved {
   const narrow = search(task, bounds, true);
-  return "why" in narrow && narrow.narrowed ? search(task, bounds, false) : narrow;
+  return "why" in narrow && narrow.narrowed
+    ? search(task, { ...bounds, nodes: Math.min(WIDE, bounds.nodes) }, false)
+    : narrow;
 }
 
 /** Whether no plan is shorter, over all arguments; false also where the bounds do not suffice to tell. */
 export function isMinimal(task: Task, found: Plan, bounds: Bounds = BOUNDS): boolean {
   if (!found.narrowed || found.actions.length <= 1) return true;
-  const shorter = search(task, { ...bounds, depth: found.actions.length - 1 }, false);
-  return "why" in shorter && shorter.visited <= bounds.nodes;
+  const nodes = Math.min(WIDE, bounds.nodes);
+  const shorter = search(task, { nodes, depth: found.actions.length - 1 }, false);
+  return "why" in shorter && shorter.visited <= nodes;
 }
 
 function search(task: Task, bounds: Bounds, narrow: boolean): Plan | (Unsolved & { narrowed: boolean }) {
@@ -114,6 +119,8 @@ function trace(node: Node): Action[] {
 }
 
 function solved(task: Task, node: Node): boolean {
+  // A hidden fact that turns up elsewhere by chance is no knowledge of what the user wants.
+  if (Object.keys(task.type.hidden).some((fact) => !node.asked.has(fact))) return false;
   const frame = frameOf(task, node.state, node.made, clock(task, node));
   const { require, evidence } = reached(task, frame);
   if (!require || !evidence || node.made.length > (task.type.calls ?? Number.POSITIVE_INFINITY)) return false;
@@ -164,7 +171,11 @@ function after(task: Task, node: Node, frame: Frame, tool: Tool, args: Args): No
   if (changed && strayChange(task, state)) return undefined;
   const heard = new Set(node.heard);
   for (const leaf of leaves(result)) if (typeof leaf !== "boolean") heard.add(leaf);
-  const empty = Array.isArray(result) && !result.length;
+  // A search by a word that finds nothing is no evidence; a list that is empty may be.
+  const empty =
+    Array.isArray(result) &&
+    !result.length &&
+    Object.values(tool.params).some((p) => p.type.kind === "string" && !p.enum);
   if (!changed && heard.size === node.heard.size && (empty || !task.world.calledFor.has(tool.name))) return undefined;
   const key = changed ? canonical(diff(task.initial, state, task.world.logs)) : node.key;
   const made = [...node.made, { tool: tool.name, args, ok: true }];

@@ -2,7 +2,12 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { MassifError, nearest } from "../common/index.ts";
+import type { Split, Splits } from "./environment.ts";
+import { puzzles } from "./puzzles.ts";
+import { type Quiz, SingleTurn } from "./single-turn.ts";
+import { styleRubric } from "./style-rubric.ts";
 import { readWorld, type World } from "./world.ts";
+import { WorldEnvironment } from "./world-environment.ts";
 
 const folder = join(import.meta.dirname, "shipped");
 
@@ -27,4 +32,16 @@ export function openWorld(nameOrPath: string): World {
     expected: `a path, or one of ${names.join(", ")}`,
     ...(like && { fix: `did you mean '${like}'?` }),
   });
+}
+
+/** Single-turn tasks that are code. */
+export const quizzes: readonly Quiz[] = [puzzles, styleRubric];
+
+/** An environment by the name of a shipped world or quiz, or by the path of a world's file. Throws as `openWorld`. */
+export function openEnvironment(
+  nameOrPath: string,
+  split: Split | Partial<Splits> = "train",
+): WorldEnvironment | SingleTurn {
+  const quiz = quizzes.find((q) => q.name === nameOrPath);
+  return quiz ? new SingleTurn(quiz, split) : new WorldEnvironment(openWorld(nameOrPath), split);
 }
