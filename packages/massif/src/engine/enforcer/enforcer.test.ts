@@ -292,3 +292,30 @@ describe("refusals name the path", () => {
     expect(() => compileSchema(false, vocabulary)).toThrow(/allows no value/);
   });
 });
+
+describe("hostile schemas", () => {
+  test("branches that stay alike are stopped before they explode", () => {
+    const list = (maxItems: number) => ({ type: "array", items: { $ref: "#" }, maxItems });
+    const matcher = compileSchema({ anyOf: [list(1), list(2), { type: "null" }] }, vocabulary).start();
+    expect(takes(matcher.fork(), "[[[null]]]")).toBe(true);
+    expect(() => {
+      for (let depth = 0; depth < 40; depth++) matcher.accept("[".charCodeAt(0));
+    }).toThrow(/ways to read the same text/);
+  });
+
+  test("three thousand properties, deep nesting, long enums", () => {
+    const names = Array.from({ length: 3000 }, (_, i) => `property_${i}`);
+    const wide = {
+      type: "object",
+      properties: Object.fromEntries(names.map((name) => [name, { type: "null" }])),
+      required: names.slice(0, 20),
+    };
+    const random = new Random(1);
+    const text = textOf(vocabulary, walk(compileSchema(wide, vocabulary, { end }).start({ maxTokens: 500 }), random));
+    expect(Object.keys(JSON.parse(text))).toEqual(expect.arrayContaining(names.slice(0, 20)));
+    const deep = (n: number): Json => (n ? { type: "array", items: deep(n - 1) } : {});
+    expect(() => compileSchema(deep(200), vocabulary)).toThrow(/nested more than 64 deep/);
+    const values = compileSchema({ enum: names }, vocabulary);
+    expect([takes(values.start(), '"property_2999"'), takes(values.start(), '"property_3000"')]).toEqual([true, false]);
+  });
+});

@@ -4,6 +4,8 @@
  *  stack of frames, a `State` the set of stacks that the bytes so far allow. All three are interned, so equal states
  *  are one object and carry their own transitions and masks. Every frame can be completed: no state is a dead end. */
 
+import { MassifError } from "../../common/index.ts";
+
 /** 0–255 are bytes; 256 + k is the grammar's k-th control token. */
 export type Sym = number;
 export const CONTROL = 256;
@@ -72,6 +74,8 @@ export class State {
 }
 
 const MAX_STATES = 50_000;
+/** Stacks alive at once: alternatives that stay alike level after level double them each time. */
+const MAX_CONFIGS = 4096;
 
 export class Machine {
   /** The empty stack: the text is complete. */
@@ -148,12 +152,23 @@ export class Machine {
   }
 
   #intern(configs: Map<number, Config>): State {
+    if (configs.size > MAX_CONFIGS) {
+      throw new MassifError("schema.ambiguous", {
+        found: `${configs.size} ways to read the same text`,
+        expected: `at most ${MAX_CONFIGS}`,
+        fix: "give the branches of anyOf something that tells them apart",
+      });
+    }
     const ids = [...configs.keys()].sort((a, b) => a - b);
     const key = ids.join();
     let state = this.#states.get(key);
     if (!state) {
       // A long-lived grammar forgets old states rather than grow; matchers keep the ones they hold.
-      if (this.#states.size >= MAX_STATES) this.#states.clear();
+      if (this.#states.size >= MAX_STATES) {
+        this.#states.clear();
+        this.#configs.clear();
+        this.#frames.clear();
+      }
       state = new State(ids.map((id) => configs.get(id)!));
       this.#states.set(key, state);
     }
