@@ -5,10 +5,12 @@
 //
 // Tiles of ROWS × WORDS stay in the second cache; only lse is kept and the backward computes z again, which costs less
 // than writing and reading N·V floats. A thread owns a slice of the vocabulary: it adds to its own rows of dw and to
-// its own copy of dx for CHUNK rows; the copies are then summed in order. V vocabulary, D width.
+// its own copy of dx for CHUNK rows; the copies are then summed in order, so the last bits of dx depend on the number
+// of threads (never on the run). V vocabulary, D width.
 #include "op.h"
 
 #include <limits>
+#include <vector>
 
 namespace massif {
 namespace {
