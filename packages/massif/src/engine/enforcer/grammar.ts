@@ -185,6 +185,18 @@ export class Matcher {
     return to.cost <= spare || this.#grammar.bound(to) <= spare;
   }
 
+  /** The tokens that must come next, as long as there is no choice: they need no step of the model. */
+  forced(): number[] {
+    const ahead = this.fork();
+    const ids: number[] = [];
+    for (;;) {
+      const id = only(ahead.mask());
+      if (id < 0) return ids;
+      ids.push(id);
+      ahead.accept(id);
+    }
+  }
+
   /** Takes a token. Throws `schema.token` for one that `mask()` forbids. */
   accept(id: number): void {
     const open = !this.#finished && this.#left >= 0;
@@ -241,4 +253,16 @@ function isControl(vocabulary: Vocabulary, id: number): boolean {
     controlIds.set(vocabulary, ids);
   }
   return ids.has(id);
+}
+
+/** The one token whose bit is set; −1 where there are none or several. */
+function only(mask: Uint32Array): number {
+  let found = -1;
+  for (let w = 0; w < mask.length; w++) {
+    const word = mask[w]!;
+    if (!word) continue;
+    if (found >= 0 || word & (word - 1)) return -1;
+    found = w * 32 + 31 - Math.clz32(word);
+  }
+  return found;
 }

@@ -113,6 +113,18 @@ test("free text may be cut by the budget, a section may not begin too late", () 
   expect([late, matcher.canEnd, matcher.finished, allowed(matcher.mask())]).toEqual([0, true, false, []]);
 });
 
+test("what must come next is known without the model", () => {
+  const grammar = compileTurn(vocabulary, { tools, toolChoice: { name: "stop" }, parallel: false, end });
+  const matcher = grammar.start();
+  const names = () => matcher.forced().map((id) => nameOf.get(id));
+  expect(names()).toEqual(["<|tool_calls_section_begin|>", "<|tool_call_begin|>"]);
+  for (const id of matcher.forced()) matcher.accept(id);
+  for (const byte of new TextEncoder().encode("functions.stop:0")) matcher.accept(byte);
+  matcher.accept(vocabulary.special!.get("<|tool_call_argument_begin|>")!);
+  for (const byte of new TextEncoder().encode("{}")) matcher.accept(byte);
+  expect(names()).toEqual(["<|tool_call_end|>", "<|tool_calls_section_end|>", "<|im_end|>"]);
+});
+
 test("none: text without sections; JSON mode: one object; JSON or calls", () => {
   const start = (options: TurnOptions) => compileTurn(vocabulary, { end, ...options }).start();
   const section = vocabulary.special!.get("<|tool_calls_section_begin|>")!;
