@@ -1,0 +1,15 @@
+export * from "./budget.ts";
+export * from "./cache.ts";
+export * from "./clock.ts";
+export * from "./completions.ts";
+export * from "./errors.ts";
+export { ModelEventSchema } from "./event-schema.ts";
+export type { HttpOptions, Retries, Timeouts } from "./http.ts";
+export * from "./model.ts";
+export { OpenAiModel, type OpenAiOptions } from "./openai.ts";
+export * from "./recording.ts";
+export * from "./request.ts";
+export * from "./scripted.ts";
+export { findSmolLM2, openSmolLM2, type SmolLM2, type SmolLM2Options } from "./smollm2.ts";
+export * from "./sse.ts";
+export * from "./stop.ts";
