@@ -51,6 +51,10 @@ test.for([
   [{ scoring_func: "softmax" }, "scoring_func"],
   [{ hidden_size: "7168" }, "hidden_size"],
   [{ kv_lora_rank: undefined }, "kv_lora_rank"],
+  [{ num_experts_per_tok: 385 }, "num_experts_per_tok: 385 of 384 experts"],
+  [{ n_group: 8, topk_group: 9 }, "topk_group: 9 of 8 groups"],
+  [{ n_group: 8, topk_group: 1, num_experts_per_tok: 49 }, "num_experts_per_tok: 49 of 48 experts"],
+  [{ n_group: 5 }, "n_group: 384 experts do not make 5 equal groups"],
   [{ rope_scaling: { type: "linear", factor: 2 } }, "linear"],
   [{ rope_scaling: { type: "yarn", factor: 2, original_max_position_embeddings: 64, truncate: false } }, "truncate"],
 ] as const)("%o is refused by name", ([change, name]) => {

@@ -27,47 +27,62 @@ export const YarnConfig = z.object({
 });
 export type YarnConfig = z.infer<typeof YarnConfig>;
 
-export const ModelConfig = z.strictObject({
-  vocabSize: size(),
-  hiddenSize: size().describe("Width of the residual stream"),
-  numHiddenLayers: size(),
-  firstKDenseReplace: z.int().min(0).default(1).describe("The first k layers have a dense MLP instead of experts"),
-  moeLayerFreq: size().default(1),
-  intermediateSize: size().describe("Hidden width of the dense MLP"),
-  moeIntermediateSize: size().describe("Hidden width of one expert"),
-  numAttentionHeads: size(),
-  qLoraRank: size().nullable().default(null).describe("Rank of the query compression; null for none"),
-  kvLoraRank: size().describe("Width of the cached latent"),
-  qkNopeHeadDim: size().describe("Query and key width a head without position"),
-  qkRopeHeadDim: size()
-    .multipleOf(2)
-    .describe("Query width a head with rotary position, and width of the shared rotary key"),
-  vHeadDim: size(),
-  nRoutedExperts: size(),
-  nSharedExperts: z.int().min(0).default(1),
-  numExpertsPerTok: size(),
-  nGroup: size().default(1).describe("Expert groups of group-limited routing"),
-  topkGroup: size().default(1).describe("Groups a token may choose from"),
-  normTopkProb: z.boolean().default(true),
-  routedScalingFactor: z.number().positive().default(2.827),
-  auxLossAlpha: z.number().min(0).default(0.001).describe("Weight of the sequence balance loss"),
-  rmsNormEps: z.number().positive().default(1e-6),
-  latentNormEps: z
-    .number()
-    .positive()
-    .default(1e-6)
-    .describe("Epsilon of the two latent norms: 1e-6 in the reference, rmsNormEps in vLLM and SGLang"),
-  ropeTheta: z.number().positive().default(50000),
-  ropeScaling: YarnConfig.nullable().default(null),
-  maxPositionEmbeddings: size().default(131072),
-  initializerRange: z.number().positive().default(0.02),
-  bosTokenId: z.int().nullable().default(null),
-  eosTokenId: z
-    .union([z.int(), z.array(z.int())])
-    .nullable()
-    .default(null),
-  padTokenId: z.int().nullable().default(null),
-});
+/** What no key says alone: tokens choose among experts that there are, in groups of equal size. */
+export function routingFits({ value: c, issues }: z.core.ParsePayload<Routed>): void {
+  const refuse = (key: keyof Routed, message: string) =>
+    issues.push({ code: "custom", path: [key], message, input: c[key] });
+  const size = c.nRoutedExperts / c.nGroup;
+  if (!Number.isInteger(size) || (c.nGroup > 1 && size < 2))
+    refuse("nGroup", `${c.nRoutedExperts} experts do not make ${c.nGroup} equal groups of two or more`);
+  else if (c.topkGroup > c.nGroup) refuse("topkGroup", `${c.topkGroup} of ${c.nGroup} groups`);
+  else if (c.numExpertsPerTok > c.topkGroup * size)
+    refuse("numExpertsPerTok", `${c.numExpertsPerTok} of ${c.topkGroup * size} experts that a token may choose from`);
+}
+type Routed = Record<"nRoutedExperts" | "nGroup" | "topkGroup" | "numExpertsPerTok", number>;
+
+export const ModelConfig = z
+  .strictObject({
+    vocabSize: size(),
+    hiddenSize: size().describe("Width of the residual stream"),
+    numHiddenLayers: size(),
+    firstKDenseReplace: z.int().min(0).default(1).describe("The first k layers have a dense MLP instead of experts"),
+    moeLayerFreq: size().default(1),
+    intermediateSize: size().describe("Hidden width of the dense MLP"),
+    moeIntermediateSize: size().describe("Hidden width of one expert"),
+    numAttentionHeads: size(),
+    qLoraRank: size().nullable().default(null).describe("Rank of the query compression; null for none"),
+    kvLoraRank: size().describe("Width of the cached latent"),
+    qkNopeHeadDim: size().describe("Query and key width a head without position"),
+    qkRopeHeadDim: size()
+      .multipleOf(2)
+      .describe("Query width a head with rotary position, and width of the shared rotary key"),
+    vHeadDim: size(),
+    nRoutedExperts: size(),
+    nSharedExperts: z.int().min(0).default(1),
+    numExpertsPerTok: size(),
+    nGroup: size().default(1).describe("Expert groups of group-limited routing"),
+    topkGroup: size().default(1).describe("Groups a token may choose from"),
+    normTopkProb: z.boolean().default(true),
+    routedScalingFactor: z.number().positive().default(2.827),
+    auxLossAlpha: z.number().min(0).default(0.001).describe("Weight of the sequence balance loss"),
+    rmsNormEps: z.number().positive().default(1e-6),
+    latentNormEps: z
+      .number()
+      .positive()
+      .default(1e-6)
+      .describe("Epsilon of the two latent norms: 1e-6 in the reference, rmsNormEps in vLLM and SGLang"),
+    ropeTheta: z.number().positive().default(50000),
+    ropeScaling: YarnConfig.nullable().default(null),
+    maxPositionEmbeddings: size().default(131072),
+    initializerRange: z.number().positive().default(0.02),
+    bosTokenId: z.int().nullable().default(null),
+    eosTokenId: z
+      .union([z.int(), z.array(z.int())])
+      .nullable()
+      .default(null),
+    padTokenId: z.int().nullable().default(null),
+  })
+  .check(routingFits);
 export type ModelConfig = z.infer<typeof ModelConfig>;
 
 const snake = (key: string) => key.replace(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);

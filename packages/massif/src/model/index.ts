@@ -1,6 +1,15 @@
 export { Block, type BlockOutput, type Context, linear, type Products, type Projected, type Weights } from "./block.ts";
 export { checkpointTensors, loadModel, saveModel, writeConfig } from "./checkpoint.ts";
-export { fromHuggingFace, isMoe, ModelConfig, qkHeadDim, readConfig, toHuggingFace, YarnConfig } from "./config.ts";
+export {
+  fromHuggingFace,
+  isMoe,
+  ModelConfig,
+  qkHeadDim,
+  readConfig,
+  routingFits,
+  toHuggingFace,
+  YarnConfig,
+} from "./config.ts";
 export { decode, LatentCache } from "./decode.ts";
 export { type GenerateOptions, generate, generateGreedy } from "./generate.ts";
 export { Model, type ModelOptions } from "./model.ts";

@@ -1,9 +1,10 @@
 /** A pre-training recipe: every key of a run, with the default that is the recipe. */
 import { z } from "zod";
-import { ModelConfig } from "../model/index.ts";
+import { ModelConfig, routingFits } from "../model/index.ts";
 import { MuonClipConfig, ScheduleConfig } from "../optim/index.ts";
 import { DataConfig, SplitConfig } from "./data/index.ts";
 
+const { vocabSize: _, ...modelShape } = ModelConfig.shape;
 const every = (steps: number) => z.int().positive().default(steps);
 
 export const Recipe = z.strictObject({
@@ -24,7 +25,8 @@ export const Recipe = z.strictObject({
     })
     .prefault({}),
   model: z
-    .strictObject(ModelConfig.omit({ vocabSize: true }).shape)
+    .strictObject(modelShape)
+    .check(routingFits)
     .describe("Shape of the model; the vocabulary is the tokenizer's"),
   steps: z.int().positive().describe("Optimizer steps"),
   batch: z
