@@ -14,6 +14,8 @@ export class PagedCache implements Disposable {
   /** Of each layer, [blocks × block size, C + R] and the same as [blocks, block size × (C + R)]. */
   readonly #rows: Tensor[];
   readonly #pages: Tensor[];
+  /** Blocks before this one are no longer as the allocator gave them. */
+  #touched = 0;
 
   constructor(model: Model, blocks: number, blockSize: number) {
     const { numHiddenLayers, kvLoraRank, qkRopeHeadDim } = model.config;
@@ -21,10 +23,20 @@ export class PagedCache implements Disposable {
     this.blocks = blocks;
     this.blockSize = blockSize;
     const width = kvLoraRank + qkRopeHeadDim;
-    this.#all = torch.keep(torch.zeros([numHiddenLayers, blocks * blockSize, width], { dtype, device }));
+    this.#all = torch.keep(torch.empty([numHiddenLayers, blocks * blockSize, width], { dtype, device }));
     const layers = model.blocks.map((_, i) => this.#all.select(0, i));
     this.#rows = torch.keep(layers);
     this.#pages = torch.keep(layers.map((rows) => rows.view([blocks, blockSize * width])));
+  }
+
+  /** Before anything is written up to `block`. Memory is taken as it comes to be used, and what was never written is 0:
+   *  attention reads past a sequence's end, and even weighted by 0 garbage may be no number. */
+  touch(block: number): void {
+    if (block < this.#touched) return;
+    const end = Math.min(this.blocks, Math.max(block + 1, 2 * this.#touched));
+    using _ = torch.scope();
+    this.#all.narrow(1, this.#touched * this.blockSize, (end - this.#touched) * this.blockSize).zero_();
+    this.#touched = end;
   }
 
   /** Writes the entries [N, C + R] of a layer into slots (block · block size + place in it; int64 [N]). */
@@ -43,6 +55,7 @@ export class PagedCache implements Disposable {
     const n = this.blockSize;
     for (const { from, to } of copies) {
       using _ = torch.scope();
+      this.touch(to);
       this.#all.narrow(1, to * n, n).copy_(this.#all.narrow(1, from * n, n));
     }
   }

@@ -134,6 +134,7 @@ export class Stepper {
         slots.push(blocks[Math.floor(p / n)]! * n + (p % n));
         positions.push(p);
       }
+    this.#cache.touch(Math.floor(Math.max(...slots) / n));
     const [cos_NR, sin_NR] = rotary.at(int32(positions, device), Math.max(...positions));
     const groups: Group[] = [];
     const prompts: Layout["prompts"] = [];

@@ -1,0 +1,383 @@
+/**
+ * The inference engine: requests in tokens go in, tokens come out, as many at once as fit. One step after the other on
+ * this thread; between steps the event loop has its turn.
+ */
+import { type Tensor, torch } from "@massif/torch";
+import { MassifError, type Random } from "../common/index.ts";
+import type { Block, Model } from "../model/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
+import { PagedCache } from "./cache.ts";
+import { Choice } from "./choice.ts";
+import { Generation } from "./generation.ts";
+import type { Numerics } from "./numerics.ts";
+import { Pages } from "./pages.ts";
+import { checkRequest, type GenerateRequest } from "./request.ts";
+import { pickTokens } from "./sampler.ts";
+import { type Job, type Plan, Scheduler, type SchedulerOptions } from "./scheduler.ts";
+import { Stepper } from "./step.ts";
+
+export interface EngineOptions extends SchedulerOptions {
+  tokenizer?: Tokenizer;
+  /** Blocks of the cache, and positions of each. */
+  cacheBlocks: number;
+  blockSize: number;
+  /** Draws the seeds of requests that bring none. */
+  random: Random;
+  /** Milliseconds, for the rates of `metrics`. */
+  now: () => number;
+}
+
+/** How the engine computes: made by `openEngine`. */
+export interface Runtime {
+  model: Model;
+  blocks: readonly Block[];
+  numerics: Numerics;
+  /** Takes other weights: a folder, or tensors by the names of the model's parameters. */
+  load(source: string | ReadonlyMap<string, Tensor>): void;
+  dispose(): void;
+}
+
+export interface EngineMetrics {
+  running: number;
+  waiting: number;
+  blocks: { total: number; held: number; cached: number };
+  /** Share of prompt tokens that were found in the cache. */
+  hitRate: number;
+  promptTokens: number;
+  cachedTokens: number;
+  generatedTokens: number;
+  requests: number;
+  preemptions: number;
+  steps: number;
+  /** Generated, over the last ten seconds. */
+  tokensPerSecond: number;
+  version: number;
+  paused: boolean;
+}
+
+/** A job of the scheduler, and the choices that it is for: several while they share the prompt. */
+interface Work {
+  job: Job;
+  request: GenerateRequest;
+  generation: Generation;
+  choices: Choice[];
+}
+
+const RATE_WINDOW = 10_000;
+
+export class Engine implements Disposable {
+  readonly model: Model;
+  readonly tokenizer: Tokenizer | undefined;
+  readonly exact: boolean;
+  readonly #runtime: Runtime;
+  readonly #options: EngineOptions;
+  readonly #cache: PagedCache;
+  readonly #scheduler: Scheduler;
+  readonly #stepper: Stepper;
+  /** Ids that the tokenizer has no token for: the model's vocabulary may be padded. */
+  readonly #never: Tensor | undefined;
+  readonly #work = new Map<Job, Work>();
+  readonly #recent: { at: number; tokens: number }[] = [];
+  readonly #counts = { generated: 0, requests: 0, steps: 0 };
+  #version = 0;
+  #paused = false;
+  #looping = false;
+  #disposed = false;
+  /** Called when nothing is under way any more. */
+  #drained: (() => void) | undefined;
+
+  constructor(runtime: Runtime, options: EngineOptions) {
+    this.#runtime = runtime;
+    this.#options = options;
+    this.model = runtime.model;
+    this.tokenizer = options.tokenizer;
+    this.exact = runtime.numerics.exact;
+    this.#cache = new PagedCache(runtime.model, options.cacheBlocks, options.blockSize);
+    this.#scheduler = new Scheduler(new Pages(options.cacheBlocks, options.blockSize), options);
+    this.#stepper = new Stepper(runtime.model, runtime.blocks, this.#cache, runtime.numerics);
+    const never = options.tokenizer ? idsWithoutToken(options.tokenizer, runtime.model.config.vocabSize) : [];
+    const { device } = runtime.model;
+    if (never.length) this.#never = torch.keep(torch.tensor(BigInt64Array.from(never, BigInt), { device }));
+  }
+
+  /** Of the weights: 0 at first, one more with every update. */
+  get version(): number {
+    return this.#version;
+  }
+
+  /**
+   * Begins a request. Throws at once `engine.request`, `engine.too-long`, `engine.too-many`, `engine.queue-full`, and
+   * `schema.budget` where no answer of its grammar fits. Reading throws `engine.cancelled` once it was cancelled.
+   */
+  generate(request: GenerateRequest): Generation {
+    if (this.#disposed) throw new MassifError("engine.closed", { found: "a request to an engine that was closed" });
+    checkRequest(request, this.model.config, this.tokenizer !== undefined);
+    request.signal?.throwIfAborted();
+    const { prompt, n = 1, maxTokens, seed = this.#options.random.uint32(), promptLogprobs } = request;
+    const choices = Array.from({ length: n }, (_, i) => new Choice(request, i, seed, this.tokenizer));
+    const { client, salt } = request;
+    const options = { client, salt, maxTokens, width: n, fresh: promptLogprobs };
+    const job = this.#scheduler.submit(Array.from(prompt), options);
+    const generation = new Generation(seed, prompt.length, () => this.#cancel(generation), request.signal);
+    if (promptLogprobs) generation.promptLogprobs = new Float32Array(prompt.length).fill(NaN);
+    this.#work.set(job, { job, request, generation, choices });
+    this.#counts.requests++;
+    this.#wake();
+    return generation;
+  }
+
+  /** Stops after the step under way. Requests are still taken. */
+  pause(): void {
+    this.#paused = true;
+  }
+
+  resume(): void {
+    this.#paused = false;
+    this.#wake();
+  }
+
+  /**
+   * Takes other weights: a folder, tensors by parameter name, or nothing where the model's own tensors were changed in
+   * place. What is under way first ends under the old weights, or is cancelled (`abort`); what waits begins under the new
+   * ones, so every choice is of one version. Prefixes computed before are not found again. Returns the new version.
+   * Throws `engine.paused` where requests are under way and nothing runs.
+   */
+  async updateWeights(
+    source?: string | ReadonlyMap<string, Tensor>,
+    { underWay = "finish" }: { underWay?: "finish" | "abort" } = {},
+  ): Promise<number> {
+    const scheduler = this.#scheduler;
+    if (scheduler.draining) throw new MassifError("engine.updating", { found: "an update while another is under way" });
+    if (underWay === "abort")
+      for (const { job, generation } of [...this.#work.values()])
+        if (job.started) generation.cancel("the weights are updated");
+    if (scheduler.underWay) {
+      if (this.#paused)
+        throw new MassifError("engine.paused", {
+          found: "requests are under way in a paused engine",
+          fix: 'resume it, or update with { underWay: "abort" }',
+        });
+      scheduler.draining = true;
+      await new Promise<void>((resolve) => {
+        this.#drained = resolve;
+      });
+    }
+    try {
+      if (source !== undefined) this.#runtime.load(source);
+      this.#version++;
+      scheduler.pages.forgetAll();
+    } finally {
+      scheduler.draining = false;
+      this.#wake();
+    }
+    return this.#version;
+  }
+
+  metrics(): EngineMetrics {
+    const { pages, counts, running, waiting } = this.#scheduler;
+    const now = this.#options.now();
+    this.#forgetBefore(now - RATE_WINDOW);
+    const tokens = this.#recent.reduce((sum, recent) => sum + recent.tokens, 0);
+    const span = Math.max(1, now - (this.#recent[0]?.at ?? now));
+    return {
+      running: running.length,
+      waiting: waiting.length,
+      blocks: { total: pages.pool.count, held: pages.pool.count - pages.pool.free, cached: pages.pool.cached },
+      hitRate: counts.prompted ? counts.matched / counts.prompted : 0,
+      promptTokens: counts.prompted,
+      cachedTokens: counts.matched,
+      generatedTokens: this.#counts.generated,
+      requests: this.#counts.requests,
+      preemptions: counts.preemptions,
+      steps: this.#counts.steps,
+      tokensPerSecond: tokens ? (1000 * tokens) / span : 0,
+      version: this.#version,
+      paused: this.#paused,
+    };
+  }
+
+  /** Cancels everything and frees the cache (and the weights, if the engine loaded them). */
+  [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const { generation } of [...this.#work.values()]) generation.cancel("the engine was closed");
+    this.#cache[Symbol.dispose]();
+    this.#never?.dispose();
+    this.#runtime.dispose();
+  }
+
+  #wake(): void {
+    if (this.#looping || this.#paused || this.#disposed) return;
+    this.#looping = true;
+    setImmediate(() => this.#turn());
+  }
+
+  /** One step, and the next one after the event loop's turn. */
+  #turn(): void {
+    const plan = this.#paused || this.#disposed ? undefined : this.#scheduler.next();
+    if (!plan) {
+      this.#looping = false;
+      this.#settle();
+      return;
+    }
+    try {
+      this.#step(plan);
+    } catch (error) {
+      // Whatever went wrong, what was to be computed is not: those requests end, the others go on.
+      for (const { job } of plan.slices) {
+        const work = this.#work.get(job);
+        if (work) this.#fail(work.generation, error);
+      }
+    }
+    this.#settle();
+    setImmediate(() => this.#turn());
+  }
+
+  #settle(): void {
+    if (!this.#drained || this.#scheduler.underWay) return;
+    this.#drained();
+    this.#drained = undefined;
+  }
+
+  #step({ copies, slices }: Plan): void {
+    this.#cache.copy(copies);
+    const works = slices.map(({ job }) => this.#work.get(job)!);
+    const stretches = slices.map(({ job: { seq }, from, to }, i) => ({
+      tokens: seq.tokens.slice(from, to),
+      start: from,
+      blocks: seq.blocks,
+      logits:
+        works[i]!.generation.promptLogprobs && from < works[i]!.generation.promptTokens
+          ? ("all" as const)
+          : to === seq.tokens.length
+            ? ("last" as const)
+            : ("none" as const),
+    }));
+    using _ = torch.scope();
+    const experts = works.some(({ request }) => request.experts);
+    const result = this.#stepper.step(stretches, { experts });
+    this.#scheduler.commit({ copies, slices });
+    this.#counts.steps++;
+    const { logits } = result;
+    if (!logits) return;
+
+    // The row of logits of each slice's last token, and the choices that go on from it.
+    const picks: { work: Work; choice: Choice; row: number; slice: number }[] = [];
+    let row = 0;
+    for (const [i, { job, from, to }] of slices.entries()) {
+      const work = works[i]!;
+      const { generation } = work;
+      if (!generation.cachedTokens) generation.cachedTokens = job.cached;
+      if (stretches[i]!.logits === "none") continue;
+      if (stretches[i]!.logits === "all") {
+        this.#tellPrompt(generation, logits.narrow(0, row, to - from), job.seq.tokens, from);
+        row += to - from - 1;
+      }
+      if (to === job.seq.tokens.length) for (const choice of work.choices) picks.push({ work, choice, row, slice: i });
+      row++;
+    }
+    const ready = picks.filter(({ choice }) => choice.request.maxTokens > 0);
+    for (const { work } of picks) if (work.request.maxTokens === 0) this.#finish(work, []);
+    if (!ready.length) return;
+    const chosen = result.experts && expertsOf(result.experts.chosen);
+    const tokens = pickTokens(logits, ready, this.#never);
+    const goOn = new Map<Work, { choice: Choice; id: number }[]>();
+    for (const [i, { work, choice, slice }] of ready.entries()) {
+      const token = tokens[i]!;
+      if (!goOn.has(work)) goOn.set(work, []);
+      if (token instanceof Error) {
+        this.#fail(work.generation, token);
+        continue;
+      }
+      if (work.generation.ended) continue;
+      const { text, finish } = choice.say(token.id);
+      const { from, to } = slices[slice]!;
+      work.generation.push({
+        choice: choice.index,
+        text,
+        ...token,
+        ...(work.request.experts && chosen && { experts: chosen(result.experts!.rows[slice]! + to - from - 1) }),
+        version: this.#version,
+        ...(finish && { finish }),
+      });
+      if (!finish) goOn.get(work)!.push({ choice, id: token.id });
+    }
+    this.#count(ready.length);
+    for (const [work, alive] of goOn) if (!work.generation.ended) this.#finish(work, alive);
+  }
+
+  /** What becomes of a job after a token: its first living choice keeps it, the others get forks; without any it ends. */
+  #finish(work: Work, alive: readonly { choice: Choice; id: number }[]): void {
+    const { job, generation } = work;
+    const [first, ...others] = alive;
+    for (const { choice, id } of others) {
+      const fork = this.#scheduler.fork(job);
+      fork.seq.tokens.push(id);
+      this.#work.set(fork, { ...work, job: fork, choices: [choice] });
+    }
+    if (first) {
+      job.width = 1;
+      job.seq.tokens.push(first.id);
+      work.choices = [first.choice];
+      return;
+    }
+    this.#work.delete(job);
+    this.#scheduler.end(job);
+    if (![...this.#work.values()].some((other) => other.generation === generation)) generation.end();
+  }
+
+  /** Log-probabilities of the prompt's tokens after `from`, from the logits of rows from `from` on. */
+  #tellPrompt(generation: Generation, logits_TC: Tensor, tokens: readonly number[], from: number): void {
+    const n = Math.min(logits_TC.shape[0]!, generation.promptTokens - 1 - from);
+    if (n <= 0) return;
+    using _ = torch.scope();
+    const next = torch.tensor(BigInt64Array.from(tokens.slice(from + 1, from + 1 + n), BigInt), {
+      shape: [n, 1],
+      device: logits_TC.device,
+    });
+    const told = logits_TC.narrow(0, 0, n).log_softmax(-1).gather(1, next).toTypedArray() as Float32Array;
+    generation.promptLogprobs!.set(told, from + 1);
+  }
+
+  #cancel(generation: Generation): void {
+    for (const [job, work] of this.#work) {
+      if (work.generation !== generation) continue;
+      this.#work.delete(job);
+      this.#scheduler.end(job);
+    }
+    this.#settle();
+  }
+
+  #fail(generation: Generation, error: unknown): void {
+    this.#cancel(generation);
+    generation.end(error);
+  }
+
+  #count(tokens: number): void {
+    const at = this.#options.now();
+    this.#counts.generated += tokens;
+    this.#recent.push({ at, tokens });
+    this.#forgetBefore(at - RATE_WINDOW);
+  }
+
+  #forgetBefore(at: number): void {
+    const old = this.#recent.findIndex((recent) => recent.at >= at);
+    this.#recent.splice(0, old < 0 ? this.#recent.length : old);
+  }
+}
+
+function idsWithoutToken(tokenizer: Tokenizer, vocabSize: number): number[] {
+  const special = new Set(tokenizer.special.values());
+  const { vocabulary } = tokenizer;
+  return Array.from({ length: vocabSize }, (_, id) => id).filter(
+    (id) => !special.has(id) && (id >= vocabulary.size || !vocabulary.bytes(id).length),
+  );
+}
+
+/** Reads the experts of a row: of each layer the k chosen. */
+function expertsOf(chosen_LNk: Tensor): (row: number) => number[][] {
+  const [L, N, k] = chosen_LNk.shape as [number, number, number];
+  const flat = chosen_LNk.to("int32").toTypedArray() as Int32Array;
+  return (row) =>
+    Array.from({ length: L }, (_, l) => Array.from(flat.subarray((l * N + row) * k, (l * N + row + 1) * k)));
+}

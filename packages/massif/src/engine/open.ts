@@ -1,0 +1,79 @@
+/** Opening an engine: weights, numerics, and as much cache as memory allows. */
+import { type DType, type Tensor, torch } from "@massif/torch";
+import { MassifError, Random } from "../common/index.ts";
+import { Block, loadModel, type Model } from "../model/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
+import { bytesPerPosition } from "./cache.ts";
+import { Engine, type EngineOptions, type Runtime } from "./engine.ts";
+import { numerics } from "./numerics.ts";
+
+export interface OpenOptions extends Partial<Omit<EngineOptions, "cacheBlocks">> {
+  /** A checkpoint's folder, or a model, which stays its owner's. */
+  model: string | Model;
+  tokenizer?: Tokenizer;
+  /** Of weights loaded from a folder; without it they stay as stored. */
+  dtype?: DType;
+  /** The same bits whatever else the engine does, at a price (see numerics.ts): float32 on the CPU only. */
+  exact?: boolean;
+  /** Memory for the cache. Default: a quarter of what the machine has free, and no more than `maxRunning` sequences of full
+   *  length need. */
+  cacheBytes?: number;
+}
+
+/** Throws `checkpoint.*`, `model.config`, `engine.exact`, and `engine.memory` where not one block fits. */
+export function openEngine({ model: source, dtype, exact = false, cacheBytes, ...given }: OpenOptions): Engine {
+  const model = typeof source === "string" ? loadModel(source, { ...(dtype && { dtype }) }) : source;
+  const products = numerics(model, exact);
+  const { config } = model;
+  const options = {
+    blockSize: 16,
+    tokenBudget: 512,
+    maxRunning: 64,
+    maxWaiting: 1024,
+    random: new Random("engine"),
+    now: () => performance.now(),
+    ...given,
+  };
+  const weight = model.parameter("model.layers.0.self_attn.kv_b_proj.weight");
+  const perBlock =
+    bytesPerPosition(config, weight.nbytes / weight.shape.reduce((a, b) => a * b, 1)) * options.blockSize;
+  const most = options.maxRunning * Math.ceil(config.maxPositionEmbeddings / options.blockSize);
+  const memory = cacheBytes ?? process.availableMemory() / 4;
+  const cacheBlocks = Math.min(most, Math.floor(memory / perBlock));
+  if (cacheBlocks < 1)
+    throw new MassifError("engine.memory", {
+      found: `${memory} bytes for the cache`,
+      expected: `at least the ${perBlock} of one block of ${options.blockSize} positions`,
+    });
+  const runtime: Runtime = {
+    model,
+    numerics: products,
+    blocks: model.blocks.map((_, i) => new Block(config, i, model.parameters, { linear: products.linear })),
+    load: (weights) => loadInto(model, weights),
+    dispose: () => {
+      if (typeof source === "string") model.dispose();
+    },
+  };
+  return new Engine(runtime, { ...options, cacheBlocks });
+}
+
+/** Overwrites every parameter, or throws `engine.weights` and changes nothing. */
+function loadInto(model: Model, source: string | ReadonlyMap<string, Tensor>): void {
+  const loaded = typeof source === "string" ? loadModel(source) : undefined;
+  try {
+    const from = loaded?.parameters ?? (source as ReadonlyMap<string, Tensor>);
+    for (const [name, tensor] of model.parameters) {
+      const other = from.get(name);
+      if (other && `${other.shape}` === `${tensor.shape}`) continue;
+      throw new MassifError("engine.weights", {
+        found: other ? `${name} is [${other.shape}]` : `there is no ${name}`,
+        expected: `[${tensor.shape}], as the model that is served`,
+        fix: "update with weights of the same config, or open another engine",
+      });
+    }
+    using _ = torch.noGrad();
+    for (const [name, tensor] of model.parameters) torch.tidy(() => void tensor.copy_(from.get(name)!));
+  } finally {
+    loaded?.dispose();
+  }
+}
