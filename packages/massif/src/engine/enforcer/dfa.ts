@@ -22,6 +22,8 @@ export const literal = (text: string): Re => cat(...[...new TextEncoder().encode
 
 /** A deterministic automaton; state 0 is the start (absent when the language is empty). */
 export interface Dfa {
+  /** Names the automata that every grammar shares. */
+  readonly name?: string;
   readonly size: number;
   /** Byte → column of `next`. */
   readonly classOf: Uint8Array;

@@ -3,7 +3,7 @@ import formats from "ajv-formats";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { MassifError, Random } from "../../common/index.ts";
-import { checkToolSchema, compileSchema, type Grammar, type Json } from "./index.ts";
+import { checkToolSchema, compileSchema, type Grammar, type Json, prepare } from "./index.ts";
 import { allowed, hasShared, smallVocabulary, takes, textOf, walk, walleCases } from "./testing.ts";
 
 const vocabulary = smallVocabulary();
@@ -248,6 +248,22 @@ describe("matcher", () => {
     matcher.rollback(ids.length);
     expect(matcher.tokens).toBe(0);
     expect(() => matcher.rollback(1)).toThrow(RangeError);
+  });
+
+  test("work done ahead changes no mask", () => {
+    const ahead = smallVocabulary();
+    prepare(ahead);
+    for (const schema of [hard["extra keys"]!, true, { type: "array", items: { type: "number" } }]) {
+      const [one, two] = [vocabulary, ahead].map((v) => compileSchema(schema, v, { end }).start({ maxTokens: 40 }));
+      const random = new Random(9);
+      while (!one!.finished) {
+        const choices = allowed(one!.mask());
+        expect(allowed(two!.mask())).toEqual(choices);
+        const id = random.pick(choices);
+        one!.accept(id);
+        two!.accept(id);
+      }
+    }
   });
 
   test("a forbidden token throws and changes nothing", () => {

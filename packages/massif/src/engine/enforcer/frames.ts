@@ -2,6 +2,7 @@
 import { type Dfa, move } from "./dfa.ts";
 import type { Frame, Machine, Next, Sym } from "./machine.ts";
 import { alternatives, type Costs, itemsCost, type List, memberCost, type Node, type Struct } from "./node.ts";
+import { unboundedInteger, unboundedNumber } from "./numbers.ts";
 import { anyText, plainText } from "./text.ts";
 
 const [QUOTE, COMMA, COLON, OPEN, CLOSE, LEFT, RIGHT] = [0x22, 0x2c, 0x3a, 0x7b, 0x7d, 0x5b, 0x5d];
@@ -45,6 +46,7 @@ export class Frames {
         toward: dfa.toward[state]!,
         nullable: dfa.accepts[state] === 1,
         reads: bytesFrom(dfa, state),
+        shared: dfa.name && `${dfa.name} ${state}`,
         step: (sym) => {
           const to = sym < 256 ? move(dfa, state, sym) : -1;
           return to < 0 ? [] : [this.#word(dfa, to)];
@@ -247,11 +249,14 @@ export class Frames {
     return this.#whitespace ? [...bytes, ...SPACES] : bytes;
   }
 
-  /** The frames inside strings that every grammar shares. */
-  texts(): Frame[] {
-    return [anyText, plainText].flatMap((dfa) =>
-      Array.from({ length: dfa.size }, (_, state) => this.#inside(dfa, state, 0, Infinity)),
+  /** The frames of strings and numbers that every grammar shares. */
+  common(): Frame[] {
+    const states = ({ size }: Dfa) => [...Array(size).keys()];
+    const texts = [anyText, plainText].flatMap((dfa) => states(dfa).map((q) => this.#inside(dfa, q, 0, Infinity)));
+    const numbers = [unboundedNumber, unboundedInteger].flatMap((dfa) =>
+      states(dfa).flatMap((q) => this.#word(dfa, q)),
     );
+    return [...texts, ...numbers];
   }
 
   #space(sym: Sym, spaces: number): boolean {

@@ -197,5 +197,6 @@ function multiples(n: number): Dfa {
   return { size, classOf, classes, next, accepts, distance: new Int32Array(size), toward: new Int16Array(size) };
 }
 
-const unboundedNumber = compile(anyNumber);
-const unboundedInteger = compile(integers(-LARGEST, LARGEST));
+/** Any number, and any whole one. */
+export const unboundedNumber: Dfa = { ...compile(anyNumber), name: "number" };
+export const unboundedInteger: Dfa = { ...compile(integers(-LARGEST, LARGEST)), name: "integer" };

@@ -45,7 +45,7 @@ const MAX_CALLS = 128;
 export function prepare(vocabulary: Vocabulary): void {
   const machine = new Machine();
   const frames = new Frames(machine, new Map(), 0);
-  new Masks(machine, trieOf(vocabulary), []).prepare(frames.texts());
+  new Masks(machine, trieOf(vocabulary), []).prepare(frames.common());
 }
 
 /** Text that is one value of `schema`. Throws `schema.unsupported`, `schema.invalid`, `schema.empty`. */
