@@ -32,6 +32,11 @@ const massif = (name: string): Operator => {
 /** The dtype in which statistics are kept: float32, or float64 for float64. */
 const wide = (x: Tensor) => (x.dtype === "float64" ? "float64" : "float32");
 
+/** x·Wᵀ. Both of one dtype; float32 products of our own are about twice MKL's at a model's widths on AMD. */
+export function linear(x: Tensor, weight_OI: Tensor): Tensor {
+  return runsFused(x) ? (massif("linear")(x, weight_OI) as Tensor) : functions.linear(x, weight_OI);
+}
+
 /** RMSNorm: w · cast(x · rsqrt(mean(x²) + ε)), statistics in float32. */
 export function rmsNorm(x: Tensor, weight_D: Tensor, eps: number): Tensor {
   if (runsFused(x)) return massif("rms_norm")(x, weight_D, eps) as Tensor;

@@ -8,6 +8,7 @@
 import { addon } from "./addon.ts";
 import { enableGrad, grad, gradAsync, noGrad } from "./autograd.ts";
 import { fromBytes, tensor } from "./create.ts";
+import type { Device } from "./dtype.ts";
 import { functions, ops } from "./ops.ts";
 import { keep, memory, scope, tidy, trackLeaks } from "./scope.ts";
 import { Tensor } from "./tensor.ts";
@@ -18,6 +19,7 @@ export { type Device, DTYPES, type DType, type TypedArray } from "./dtype.ts";
 export { TorchError } from "./error.ts";
 export {
   type ExpertInputs,
+  linear,
   linearCrossEntropy,
   type MlaInputs,
   mlaAttention,
@@ -37,7 +39,7 @@ export {
   type TensorEntry,
 } from "./safetensors.ts";
 export type { TensorScope } from "./scope.ts";
-export { type NestedNumbers, Tensor } from "./tensor.ts";
+export { type Index, type NestedNumbers, Tensor } from "./tensor.ts";
 
 const own = {
   tensor,
@@ -56,6 +58,9 @@ const own = {
   isGradEnabled: (): boolean => addon().gradMode(),
   /** Seeds libtorch's generators on every device. */
   manualSeed: (seed: number | bigint): void => addon().manualSeed(seed),
+  /** The state of a device's generator (uint8), from which it goes on exactly as it would have. */
+  getRngState: (device: Device = "cpu"): Tensor => new Tensor(addon().rngState(device)),
+  setRngState: (state: Tensor, device: Device = "cpu"): void => addon().rngState(device, state.h),
   /** How many threads an operator may use. */
   getNumThreads: (): number => addon().threads(),
   setNumThreads: (n: number): void => void addon().threads(n),

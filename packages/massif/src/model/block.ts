@@ -6,7 +6,7 @@
  * Shapes: B batch, T positions, N = B·T, D width, H heads, K query width, X = nope + value width, R rope width,
  * E experts, k experts a token.
  */
-import { mlaAttention, moeExperts, rmsNorm, swiglu, type Tensor, torch } from "@massif/torch";
+import { mlaAttention, moeExperts, linear as product, rmsNorm, swiglu, type Tensor } from "@massif/torch";
 import { isMoe, type ModelConfig, qkHeadDim } from "./config.ts";
 import { softmaxScale } from "./rope.ts";
 import { route, sequenceBalance } from "./router.ts";
@@ -44,7 +44,7 @@ export interface Projected {
 export type Weights = ReadonlyMap<string, Tensor>;
 
 /** x·Wᵀ in the dtype of W. */
-export const linear = (x: Tensor, w: Tensor): Tensor => torch.linear(x.dtype === w.dtype ? x : x.to(w.dtype), w);
+export const linear = (x: Tensor, w: Tensor): Tensor => product(x.dtype === w.dtype ? x : x.to(w.dtype), w);
 
 /** How a block multiplies by its weights: the engine puts others in (exact ones, quantized experts). */
 export interface Products {

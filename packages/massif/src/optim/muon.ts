@@ -5,7 +5,7 @@
  *
  * On stacks of equal-shaped matrices: N matrices of A × B at once, each orthogonalized on its own.
  */
-import { type Tensor, torch } from "@massif/torch";
+import { runsFused, type Tensor, torch } from "@massif/torch";
 
 /** Chosen by Keller Jordan for a steep start: singular values end near 1, not at 1, which does not hurt. */
 const [a, b, c] = [3.4445, -4.775, 2.0315];
@@ -36,7 +36,7 @@ export interface MuonOptions {
   newtonSchulz: "float32" | "bfloat16";
 }
 
-/** One step on a stack of matrices, in place on `w` and `momentum`. */
+/** One step on a stack of matrices, in place on `w` and `momentum`. Of ATen operators: the twin of `muonSteps`. */
 export function muonStep(w_NAB: Tensor, g_NAB: Tensor, momentum_NAB: Tensor, options: MuonOptions): void {
   const { learningRate, momentum, weightDecay, nesterov } = options;
   const [, A, B] = w_NAB.shape as [number, number, number];
@@ -45,4 +45,28 @@ export function muonStep(w_NAB: Tensor, g_NAB: Tensor, momentum_NAB: Tensor, opt
   const direction = nesterov ? g_NAB.add(momentum_NAB, { alpha: momentum }) : momentum_NAB;
   const o_NAB = newtonSchulz(direction, options.newtonSchulz === "bfloat16" ? { dtype: "bfloat16" } : {});
   w_NAB.mul_(1 - learningRate * weightDecay).add_(o_NAB, { alpha: -learningRate * 0.2 * Math.sqrt(Math.max(A, B)) });
+}
+
+/** One step on several stacks, [weights, gradients, momentum] each: by our own operator where it runs. */
+export function muonSteps(
+  stacks: readonly [w_NAB: Tensor, g_NAB: Tensor, momentum_NAB: Tensor][],
+  options: MuonOptions,
+): void {
+  if (!stacks[0] || !runsFused(stacks[0][0])) {
+    for (const stack of stacks) muonStep(...stack, options);
+    return;
+  }
+  const [w, g, m] = [0, 1, 2].map((i) => stacks.map((stack) => stack[i]!)) as [Tensor[], Tensor[], Tensor[]];
+  const { learningRate, momentum, weightDecay, nesterov } = options;
+  torch.ops.massif.muon_update_(
+    w,
+    g,
+    m,
+    learningRate,
+    momentum,
+    weightDecay,
+    nesterov,
+    5,
+    options.newtonSchulz === "bfloat16",
+  );
 }

@@ -7,7 +7,7 @@ import { z } from "zod";
 import type { Model } from "../model/index.ts";
 import { type AdamWState, adamwStep } from "./adamw.ts";
 import { type Group, makeGroups } from "./arena.ts";
-import { muonStep } from "./muon.ts";
+import { muonSteps } from "./muon.ts";
 import { type ClippedHead, clipHeads, headsToClip } from "./qk-clip.ts";
 
 export const MuonClipConfig = z.strictObject({
@@ -97,12 +97,14 @@ export class MuonClip {
     const learningRate = config.learningRate * rate;
     const { weightDecay } = config;
     using _ = torch.noGrad();
-    for (const group of this.groups) {
-      if (config.gradClip !== null && gradNorm > config.gradClip) group.grad.mul_(config.gradClip / gradNorm);
-      const momentum = this.#momentum.get(group);
-      if (momentum) muonStep(group.value, group.grad, momentum, { ...config, learningRate });
-      else adamwStep([group.value], [group.grad], this.#adamw.get(group)!, { ...config, learningRate, weightDecay });
-    }
+    for (const { grad } of this.groups)
+      if (config.gradClip !== null && gradNorm > config.gradClip) grad.mul_(config.gradClip / gradNorm);
+    muonSteps(
+      [...this.#momentum].map(([{ value, grad }, momentum]) => [value, grad, momentum]),
+      { ...config, learningRate },
+    );
+    for (const [{ value, grad }, state] of this.#adamw)
+      adamwStep([value], [grad], state, { ...config, learningRate, weightDecay });
     for (const [layer, heads] of clipped.entries()) if (heads.length) this.#clip(layer, heads);
     for (const { compute, value } of this.groups) compute?.copy_(value);
     return { gradNorm, clipped };

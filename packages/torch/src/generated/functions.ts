@@ -1,5 +1,5 @@
 // Generated from the schemas of libtorch 2.13.0 by packages/torch/src/generate.ts. Do not edit.
-import type { DType, Device } from "../dtype.ts";
+import type { Device, DType } from "../dtype.ts";
 import type { Tensor } from "../tensor.ts";
 
 type Scalar = number | boolean | bigint;
@@ -4624,5 +4624,13 @@ export interface Functions {
 
 /** Massif's own operators (native/ops). */
 export interface OwnOperators {
-
+  linear(x: Tensor, weight_OI: Tensor): Tensor;
+  linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, kw?: { ignore_index?: number }): Tensor;
+  linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, ignore_index: number): Tensor;
+  mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, nope: number, scale: number): [Tensor, Tensor];
+  moe_experts(x_ND: Tensor, idx_NK: Tensor, w_NK: Tensor, gate_up_E2ID: Tensor, down_EDI: Tensor): Tensor;
+  muon_update_(param_NAB: Tensor, grad_NAB: Tensor, momentum_NAB: Tensor, lr: number, mu: number, weight_decay: number, nesterov: boolean, steps: number, bf16: boolean): void;
+  muon_update_(params: readonly Tensor[], grads: readonly Tensor[], momenta: readonly Tensor[], lr: number, mu: number, weight_decay: number, nesterov: boolean, steps: number, bf16: boolean): void;
+  rms_norm(x: Tensor, weight: Tensor, eps: number): Tensor;
+  swiglu(gate_up: Tensor): Tensor;
 }

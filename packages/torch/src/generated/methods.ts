@@ -1,5 +1,5 @@
 // Generated from the schemas of libtorch 2.13.0 by packages/torch/src/generate.ts. Do not edit.
-import type { DType, Device } from "../dtype.ts";
+import type { Device, DType } from "../dtype.ts";
 import type { Tensor } from "../tensor.ts";
 
 type Scalar = number | boolean | bigint;
@@ -2779,6 +2779,7 @@ export interface TensorMethods {
   threshold(threshold: Scalar, value: Scalar, kw: { out: Tensor }): Tensor;
   threshold_(threshold: Scalar, value: Scalar): Tensor;
   tile(dims: readonly number[]): Tensor;
+  to(device: Device, kw?: { non_blocking?: boolean; copy?: boolean }): Tensor;
   to(dtype: DType, kw?: { non_blocking?: boolean; copy?: boolean; memory_format?: string | null }): Tensor;
   to(dtype: DType, non_blocking: boolean, kw?: { copy?: boolean; memory_format?: string | null }): Tensor;
   to(dtype: DType, non_blocking: boolean, copy: boolean, kw?: { memory_format?: string | null }): Tensor;
