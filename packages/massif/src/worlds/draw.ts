@@ -3,7 +3,7 @@ import { MassifError, type Random } from "../common/index.ts";
 import { type Compiled, compile, type EntityType, type Frame, predicate, type Scope } from "./expression.ts";
 import type { DrawFile, WorldFile } from "./schema.ts";
 import type { Path } from "./source.ts";
-import { rowOf, withRow } from "./state.ts";
+import { type Row, rowOf } from "./state.ts";
 import { BOOLEAN, fits, INTEGER, STRING, show, type Type, UNKNOWN, type Value } from "./value.ts";
 
 export type Split = "train" | "heldout";
@@ -151,7 +151,11 @@ export function populating(file: WorldFile, scope: Scope): (frame: Frame, drawin
     return { lot, entity, draws };
   });
   return (start, drawing) => {
-    let frame = start;
+    // Nobody else holds these tables yet, so rows are added in place.
+    const tables: Record<string, Record<string, Row>> = Object.fromEntries(
+      Object.keys(start.state).map((e) => [e, {}]),
+    );
+    const frame: Frame = { ...start, state: tables };
     for (const { lot, entity, draws } of lots) {
       const owners = lot.each ? Object.keys(frame.state[lot.each] ?? {}) : [null];
       for (const owner of owners) {
@@ -167,11 +171,16 @@ export function populating(file: WorldFile, scope: Scope): (frame: Frame, drawin
           }
           const key = String(row[entity?.key ?? ""]);
           if (rowOf(frame.state, lot.entity, key)) throw exhausted(`${lot.entity} (the key ${key} came twice)`);
-          frame = { ...frame, state: withRow(frame.state, lot.entity, key, row) };
+          Object.defineProperty(tables[lot.entity] ?? {}, key, {
+            value: row,
+            enumerable: true,
+            writable: true,
+            configurable: true,
+          });
         }
       }
     }
-    return { ...frame, vars: {} };
+    return { ...frame, initial: tables, vars: {} };
   };
 }
 
