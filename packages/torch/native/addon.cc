@@ -5,6 +5,8 @@
 #include <ATen/Version.h>
 #include <torch/version.h>
 
+#include <atomic>
+
 #include "handles.h"
 
 namespace massif {
@@ -31,6 +33,19 @@ napi_value threads(Call& call) {
 
 napi_value manualSeed(Call& call) {
   at::manual_seed(static_cast<uint64_t>(toInt(call.env, call[0])));
+  return nullptr;
+}
+
+at::Generator& generatorOf(napi_env env, napi_value device) {
+  return const_cast<at::Generator&>(at::globalContext().defaultGenerator(c10::Device(toString(env, device))));
+}
+
+/// rngState(device) → the state of its default generator, a uint8 tensor; rngState(device, state) sets it
+napi_value rngState(Call& call) {
+  auto& generator = generatorOf(call.env, call[0]);
+  std::lock_guard<std::mutex> lock(generator.mutex());
+  if (call.count == 1) return handleOf(call.env, generator.get_state());
+  generator.set_state(tensorOf(call.env, call[1]));
   return nullptr;
 }
 
@@ -101,11 +116,20 @@ std::pair<std::string, std::string> describeError() {
 
 }  // namespace massif
 
+// Handles and the grad mode belong to the thread that loads the add-on: it works on one thread of a process.
 NAPI_MODULE_INIT() {
   using namespace massif;
+  static std::atomic<napi_env> owner = nullptr;
+  napi_env nobody = nullptr;
+  if (!owner.compare_exchange_strong(nobody, env)) {
+    napi_throw_error(env, "torch.thread", "libtorch is in use on another thread of this process");
+    return nullptr;
+  }
+  napi_add_env_cleanup_hook(env, [](void*) { owner = nullptr; }, nullptr);
   define<setErrorFactory>(env, exports, "setErrorFactory");
   define<threads>(env, exports, "threads");
   define<manualSeed>(env, exports, "manualSeed");
+  define<rngState>(env, exports, "rngState");
   define<deterministic>(env, exports, "deterministic");
   define<info>(env, exports, "info");
   define<synchronize>(env, exports, "synchronize");

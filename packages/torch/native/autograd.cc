@@ -18,8 +18,14 @@ napi_value isLeaf(Call& call) { return fromBool(call.env, tensorOf(call.env, cal
 napi_value gradOf(Call& call) { return handleOrNull(call.env, tensorOf(call.env, call[0]).grad()); }
 
 napi_value setGrad(Call& call) {
-  tensorOf(call.env, call[0]).mutable_grad() =
-      isNil(call.env, call[1]) ? at::Tensor() : tensorOf(call.env, call[1]);
+  auto& tensor = tensorOf(call.env, call[0]);
+  auto grad = isNil(call.env, call[1]) ? at::Tensor() : tensorOf(call.env, call[1]);
+  if (grad.defined())
+    TORCH_CHECK(grad.sizes() == tensor.sizes() && grad.scalar_type() == tensor.scalar_type() &&
+                    grad.device() == tensor.device(),
+                "the gradient is ", grad.toString(), " ", grad.sizes(), ", the tensor ", tensor.toString(), " ",
+                tensor.sizes());
+  tensor.mutable_grad() = grad;
   return nullptr;
 }
 

@@ -64,7 +64,7 @@ napi_value toBytes(Call& call) {
   return out;
 }
 
-/// copyFromBytes(tensor, Uint8Array): overwrites a contiguous CPU tensor in place
+/// copyFromBytes(tensor, Uint8Array): overwrites a contiguous CPU tensor in place, as autograd should know
 napi_value copyFromBytes(Call& call) {
   auto& tensor = tensorOf(call.env, call[0]);
   auto bytes = bytesOfTypedArray(call.env, call[1]);
@@ -72,6 +72,7 @@ napi_value copyFromBytes(Call& call) {
   if (tensor.nbytes() != bytes.size)
     bad("the tensor has " + std::to_string(tensor.nbytes()) + " bytes, the data " + std::to_string(bytes.size));
   if (bytes.size) std::memcpy(tensor.data_ptr(), bytes.data, bytes.size);
+  tensor.unsafeGetTensorImpl()->bump_version();
   return nullptr;
 }
 

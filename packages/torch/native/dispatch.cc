@@ -3,6 +3,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/core/Layout.h>
 #include <c10/core/MemoryFormat.h>
+#include <c10/util/ScopeExit.h>
 #include <torch/csrc/jit/frontend/function_schema_parser.h>
 
 #include "dtypes.h"
@@ -157,7 +158,7 @@ napi_value callOperator(Call& call) {
     bad(op.handle.schema().name() + ": takes " + std::to_string(op.arguments.size()) + " arguments, found " +
         std::to_string(call.count));
   static torch::jit::Stack stack;  // one JavaScript thread calls, and operators never call back: its memory is reused
-  stack.clear();
+  auto clear = c10::make_scope_exit([] { stack.clear(); });  // holds no tensor alive between calls
   for (size_t i = 0; i < op.arguments.size(); i++) {
     auto& arg = op.arguments[i];
     if (i >= call.count) {
@@ -175,19 +176,14 @@ napi_value callOperator(Call& call) {
   op.handle.callBoxed(stack);
   if (stack.empty()) return nullptr;
   if (stack.size() == 1) {
-    if (op.returnsInput[0]) return stack.clear(), nullptr;
-    if (!stack[0].isTensor()) {
-      auto value = std::move(stack[0]);
-      stack.clear();
-      return fromIValue(call.env, value);
-    }
+    if (op.returnsInput[0]) return nullptr;
+    if (!stack[0].isTensor()) return fromIValue(call.env, stack[0]);
     auto result = std::move(stack[0]).toTensor();
     return result.defined() ? handleOf(call.env, std::move(result)) : null(call.env);
   }
   napi_value out = newArray(call.env, stack.size());
   for (size_t i = 0; i < stack.size(); i++)
     check(napi_set_element(call.env, out, i, op.returnsInput[i] ? null(call.env) : fromIValue(call.env, stack[i])));
-  stack.clear();  // holds no tensor alive between calls
   return out;
 }
 

@@ -37,13 +37,25 @@ void release(Slot& slot, uint32_t index) {
   liveTensors--;
 }
 
+/// The slot of a handle, or null for one that is free already.
+Slot* liveSlot(double handle) {
+  auto h = static_cast<uint64_t>(handle);
+  size_t i = h & kSlotMask;
+  if (i >= slots.size() || slots[i].generation != h >> kSlotBits || !slots[i].tensor.defined()) return nullptr;
+  return &slots[i];
+}
+
+/// Frees a tensor; one that is free already is passed over.
+void release(double handle) {
+  if (Slot* slot = liveSlot(handle)) release(*slot, static_cast<uint64_t>(handle) & kSlotMask);
+}
+
 napi_value dispose(Call& call) {
-  Slot& slot = slotOf(call.env, call[0]);
-  release(slot, static_cast<uint64_t>(toDouble(call.env, call[0])) & kSlotMask);
+  release(toDouble(call.env, call[0]));
   return nullptr;
 }
 
-/// Frees the first `n` handles of a Float64Array; those already freed are passed over.
+/// disposeAll(Float64Array, n): frees the first n
 napi_value disposeAll(Call& call) {
   napi_typedarray_type type;
   size_t length;
@@ -51,19 +63,11 @@ napi_value disposeAll(Call& call) {
   check(napi_get_typedarray_info(call.env, call[0], &type, &length, &data, nullptr, nullptr));
   auto n = static_cast<size_t>(toDouble(call.env, call[1]));
   if (type != napi_float64_array || n > length) bad("disposeAll takes a Float64Array and a count");
-  for (size_t i = 0; i < n; i++) {
-    auto h = static_cast<uint64_t>(static_cast<double*>(data)[i]);
-    Slot& slot = slots[h & kSlotMask];
-    if (slot.generation == h >> kSlotBits && slot.tensor.defined()) release(slot, h & kSlotMask);
-  }
+  for (size_t i = 0; i < n; i++) release(static_cast<double*>(data)[i]);
   return nullptr;
 }
 
-napi_value isLive(Call& call) {
-  auto h = static_cast<uint64_t>(toDouble(call.env, call[0]));
-  size_t i = h & kSlotMask;
-  return fromBool(call.env, i < slots.size() && slots[i].generation == h >> kSlotBits && slots[i].tensor.defined());
-}
+napi_value isLive(Call& call) { return fromBool(call.env, liveSlot(toDouble(call.env, call[0]))); }
 
 /// Live handles, and the bytes of the distinct storages behind them.
 napi_value memory(Call& call) {

@@ -164,10 +164,21 @@ napi_value guarded(napi_env env, napi_callback_info info) {
   }
 }
 
+/// The same, with the function's name before what went wrong.
+template <Body body>
+napi_value named(Call& call) {
+  try {
+    return body(call);
+  } catch (const CodedError& e) {
+    throw CodedError(e.code, static_cast<const char*>(call.data) + std::string(": ") + e.what());
+  }
+}
+
+/// Defines a function of the add-on. `name` must live as long as the process.
 template <Body body>
 void define(napi_env env, napi_value exports, const char* name) {
   napi_value f;
-  check(napi_create_function(env, name, NAPI_AUTO_LENGTH, guarded<body>, nullptr, &f));
+  check(napi_create_function(env, name, NAPI_AUTO_LENGTH, guarded<named<body>>, const_cast<char*>(name), &f));
   set(env, exports, name, f);
 }
 

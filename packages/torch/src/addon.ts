@@ -32,6 +32,8 @@ export interface Addon {
   info(): MachineInfo;
   threads(n?: number): number;
   manualSeed(seed: number | bigint): void;
+  rngState(device: string): Handle;
+  rngState(device: string, state: Handle): void;
   deterministic(on: boolean): void;
   synchronize(): void;
   emptyCache(): void;

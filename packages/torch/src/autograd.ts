@@ -35,28 +35,45 @@ const many = (t: Tensor | readonly Tensor[]) => (t instanceof Tensor ? [t] : t);
 /** The gradients of `outputs` with respect to `inputs`; nothing is accumulated anywhere. */
 export function grad(
   outputs: Tensor | readonly Tensor[],
-  inputs: readonly Tensor[],
+  inputs: Tensor | readonly Tensor[],
   options: GradOptions & { allowUnused: true },
 ): (Tensor | null)[];
-export function grad(outputs: Tensor | readonly Tensor[], inputs: readonly Tensor[], options?: GradOptions): Tensor[];
 export function grad(
   outputs: Tensor | readonly Tensor[],
-  inputs: readonly Tensor[],
+  inputs: Tensor | readonly Tensor[],
+  options?: GradOptions,
+): Tensor[];
+export function grad(
+  outputs: Tensor | readonly Tensor[],
+  inputs: Tensor | readonly Tensor[],
   options: GradOptions = {},
 ): (Tensor | null)[] {
-  return wrap(addon().grad(...argumentsOf(many(outputs), inputs, options)));
+  return wrap(addon().grad(...argumentsOf(many(outputs), many(inputs), options)));
 }
 
 /** The same on a worker thread, leaving the event loop free. Bitwise the same gradients. */
 export async function gradAsync(
   outputs: Tensor | readonly Tensor[],
-  inputs: readonly Tensor[],
+  inputs: Tensor | readonly Tensor[],
+  options: GradOptions & { allowUnused: true },
+): Promise<(Tensor | null)[]>;
+export async function gradAsync(
+  outputs: Tensor | readonly Tensor[],
+  inputs: Tensor | readonly Tensor[],
+  options?: GradOptions,
+): Promise<Tensor[]>;
+export async function gradAsync(
+  outputs: Tensor | readonly Tensor[],
+  inputs: Tensor | readonly Tensor[],
   options: GradOptions = {},
 ): Promise<(Tensor | null)[]> {
-  return wrap(await addon().gradAsync(...argumentsOf(many(outputs), inputs, options)));
+  return wrap(await addon().gradAsync(...argumentsOf(many(outputs), many(inputs), options)));
 }
 
-/** `noGrad(fn)` runs a synchronous function without recording. `using _ = noGrad()` does so until the block ends. */
+/**
+ * `noGrad(fn)` runs a synchronous function without recording. `using _ = noGrad()` does so until the block ends; over an
+ * `await` it holds for whatever else runs meanwhile.
+ */
 export function noGrad(): Disposable;
 export function noGrad<T>(fn: () => T): T;
 export function noGrad<T>(fn?: () => T): T | Disposable {

@@ -4,6 +4,8 @@ import { type Device, type DType, dtypeOfArray, type TypedArray } from "./dtype.
 import { TorchError } from "./error.ts";
 import { type NestedNumbers, Tensor } from "./tensor.ts";
 
+type Scalar = number | boolean | bigint;
+
 export interface TensorOptions {
   dtype?: DType;
   device?: Device;
@@ -19,33 +21,26 @@ export function tensor(
   options: TensorOptions & { shape?: readonly number[] } = {},
 ): Tensor {
   const { dtype, device, requiresGrad } = options;
-  let out: Tensor;
+  let made: Tensor;
   if (ArrayBuffer.isView(data)) {
-    out = fromBytes(
+    made = fromBytes(
       new Uint8Array(data.buffer, data.byteOffset, data.byteLength),
       dtypeOfArray(data),
       options.shape ?? [data.length],
     );
   } else {
     const shape = shapeOf(data as NestedNumbers);
-    const flat = (Array.isArray(data) ? (data as unknown[]).flat(shape.length - 1) : [data]) as (
-      | number
-      | boolean
-      | bigint
-    )[];
-    const size = shape.reduce((a, b) => a * b, 1);
-    if (flat.length !== size || flat.some((x) => Array.isArray(x))) {
-      throw new TorchError("torch.argument", {
-        found: `nested arrays of unequal length (shape would be [${shape}])`,
-        expected: "a regular block of numbers",
-      });
-    }
-    const guess = dtype ?? guessDtype(flat);
-    out = fromNumbers(flat, guess, options.shape ?? shape);
+    const flat: Scalar[] = [];
+    flatten(data as NestedNumbers, shape, 0, flat);
+    made = fromNumbers(flat, dtype ?? guessDtype(flat), options.shape ?? shape);
   }
-  if ((dtype && out.dtype !== dtype) || (device && device !== "cpu")) out = out.to(device ?? "cpu", dtype ?? out.dtype);
-  if (requiresGrad) out.requiresGrad = true;
-  return out;
+  const own = made.dtype;
+  if ((dtype ?? own) !== own || (device ?? "cpu") !== "cpu") {
+    using onCpu = made;
+    made = onCpu.to(device ?? "cpu", dtype ?? own);
+  }
+  if (requiresGrad) made.requiresGrad = true;
+  return made;
 }
 
 /** A CPU tensor with a copy of raw bytes: row-major, little-endian, of any dtype. */
@@ -59,21 +54,46 @@ function shapeOf(data: NestedNumbers): number[] {
   return shape;
 }
 
-function guessDtype(flat: (number | boolean | bigint)[]): DType {
+/** Appends the numbers in row-major order; refuses what is no regular block. */
+function flatten(data: NestedNumbers, shape: number[], depth: number, flat: Scalar[]): void {
+  const length = shape[depth];
+  if (
+    Array.isArray(data) ? data.length !== length : length !== undefined || !/number|boolean|bigint/.test(typeof data)
+  ) {
+    throw new TorchError("torch.argument", {
+      found: Array.isArray(data)
+        ? `nested arrays of unequal length (shape would be [${shape.join(", ")}])`
+        : `${String(data)} where shape [${shape.join(", ")}] has ${length === undefined ? "a number" : "an array"}`,
+      expected: "a regular block of numbers",
+    });
+  }
+  if (Array.isArray(data)) for (const item of data) flatten(item, shape, depth + 1, flat);
+  else flat.push(data as Scalar);
+}
+
+function guessDtype(flat: Scalar[]): DType {
   if (flat.length && flat.every((x) => typeof x === "boolean")) return "bool";
   if (flat.length && flat.every((x) => typeof x === "bigint" || Number.isInteger(x))) return "int64";
   return "float32";
 }
 
-function fromNumbers(flat: (number | boolean | bigint)[], dtype: DType, shape: readonly number[]): Tensor {
-  const bytes = (array: TypedArray) => new Uint8Array(array.buffer as ArrayBuffer, array.byteOffset, array.byteLength);
-  if (dtype === "int64") return fromBytes(bytes(BigInt64Array.from(flat, (x) => BigInt(x))), "int64", shape);
+/** The numbers as the dtype where an array of JavaScript's holds it exactly, else as float64. */
+function fromNumbers(flat: Scalar[], dtype: DType, shape: readonly number[]): Tensor {
+  const from = (array: TypedArray, as: DType) => fromBytes(new Uint8Array(array.buffer), as, shape);
+  if (dtype === "int64") return from(BigInt64Array.from(flat, toBigInt), dtype);
+  if (dtype === "uint64") return from(BigUint64Array.from(flat, toBigInt), dtype);
   if (dtype === "bool")
-    return fromBytes(
+    return from(
       Uint8Array.from(flat, (x) => (x ? 1 : 0)),
-      "bool",
-      shape,
+      dtype,
     );
-  if (dtype === "float32") return fromBytes(bytes(Float32Array.from(flat, Number)), "float32", shape);
-  return fromBytes(bytes(Float64Array.from(flat, Number)), "float64", shape);
+  if (dtype === "float32") return from(Float32Array.from(flat, Number), dtype);
+  return from(Float64Array.from(flat, Number), "float64");
+}
+
+/** Towards zero, as PyTorch. */
+function toBigInt(x: Scalar): bigint {
+  if (typeof x === "number" && !Number.isFinite(x))
+    throw new TorchError("torch.argument", { found: `${x} in a tensor of integers` });
+  return BigInt(typeof x === "number" ? Math.trunc(x) : x);
 }

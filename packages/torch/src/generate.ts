@@ -67,62 +67,77 @@ function signatures(schema: Schema, method: boolean): string[] {
   return out;
 }
 
-const byName = new Map<string, Schema[]>();
-for (const full of new Set(addon().operatorNames().sort())) {
-  if (!/^(aten|massif)::\w+$/.test(full)) continue;
-  const schemas = addon()
-    .overloads(full)
-    .filter((s) => !/dimname/i.test(s.overload));
-  byName.set(
-    full,
-    schemas.sort((a, b) => a.args.length - b.args.length || (a.overload < b.overload ? -1 : 1)),
-  );
+/** Every operator that has a schema now, by its full name: those of libtorch and our own. */
+function schemas(namespace: string): [name: string, schemas: Schema[]][] {
+  const names = new Set(addon().operatorNames().sort());
+  const wanted = [...names].filter((full) => new RegExp(`^${namespace}::\\w+$`).test(full));
+  return wanted.map((full) => [
+    full.slice(namespace.length + 2),
+    addon()
+      .overloads(full)
+      .filter((s) => !/dimname/i.test(s.overload))
+      .sort((a, b) => a.args.length - b.args.length || (a.overload < b.overload ? -1 : 1)),
+  ]);
 }
 
 const isMethod = (s: Schema) => s.args[0]?.name === "self" && s.args[0].type === "Tensor";
 /** What class Tensor defines itself. */
 const OWN = new Set(["set", "data", "mT", "requires_grad"]);
+/** Forms that ops.ts adds to those of ATen. */
+const ADDED: Record<string, string[]> = {
+  to: ["(device: Device, kw?: { non_blocking?: boolean; copy?: boolean }): Tensor"],
+};
 
 function members(namespace: string, method: boolean): { names: string[]; text: string } {
   const names: string[] = [];
   const lines: string[] = [];
-  for (const [full, all] of byName) {
-    const name = full.slice(namespace.length + 2);
-    if (!full.startsWith(`${namespace}::`) || (method && OWN.has(name))) continue;
-    const schemas = method ? all.filter(isMethod) : all;
-    if (!schemas.length) continue;
+  for (const [name, all] of schemas(namespace)) {
+    const forms = method ? all.filter(isMethod) : all;
+    if (!forms.length || (method && OWN.has(name))) continue;
     names.push(name);
-    for (const signature of new Set(schemas.flatMap((s) => signatures(s, method))))
+    const typed = forms.flatMap((s) => signatures(s, method));
+    for (const signature of new Set([...((method && ADDED[name]) || []), ...typed]))
       lines.push(`  ${name}${signature};`);
   }
   return { names, text: lines.join("\n") };
 }
 
-const head = `// Generated from the schemas of libtorch ${addon().info().torch} by packages/torch/src/generate.ts. Do not edit.
-import type { DType, Device } from "../dtype.ts";
+/** The files of src/generated, by name, for the libtorch that is loaded. */
+export function generate(): Record<string, string> {
+  const by = `// Generated from the schemas of libtorch ${addon().info().torch} by packages/torch/src/generate.ts. Do not edit.\n`;
+  const head = `${by}import type { Device, DType } from "../dtype.ts";
 import type { Tensor } from "../tensor.ts";
 
 type Scalar = number | boolean | bigint;
 `;
-const methods = members("aten", true);
-const functions = members("aten", false);
-const own = members("massif", false);
-const here = `${import.meta.dirname}/generated`;
-writeFileSync(
-  `${here}/methods.ts`,
-  `${head}\n/** Every operator whose first argument is a tensor called self. */\nexport interface TensorMethods {\n${methods.text}\n}\n`,
-);
-writeFileSync(
-  `${here}/functions.ts`,
-  `${head}\n/** Every ATen operator as a function. */\nexport interface Functions {\n${functions.text}\n}\n\n/** Massif's own operators (native/ops). */\nexport interface OwnOperators {\n${own.text}\n}\n`,
-);
-writeFileSync(
-  `${here}/names.ts`,
-  `// Generated from the schemas of libtorch ${addon().info().torch} by packages/torch/src/generate.ts. Do not edit.
-export const METHODS = "${methods.names.join(" ")}".split(" ");
+  const methods = members("aten", true);
+  const functions = members("aten", false);
+  const own = members("massif", false);
+  return {
+    "methods.ts": `${head}
+/** Every operator whose first argument is a tensor called self. */
+export interface TensorMethods {
+${methods.text}
+}
+`,
+    "functions.ts": `${head}
+/** Every ATen operator as a function. */
+export interface Functions {
+${functions.text}
+}
+
+/** Massif's own operators (native/ops). */
+export interface OwnOperators {
+${own.text}
+}
+`,
+    "names.ts": `${by}export const METHODS = "${methods.names.join(" ")}".split(" ");
 export const FUNCTIONS = "${functions.names.join(" ")}".split(" ");
 `,
-);
-console.error(
-  `${functions.names.length} functions, ${methods.names.length} methods, ${own.names.length} own operators`,
-);
+  };
+}
+
+if (import.meta.main) {
+  for (const [name, text] of Object.entries(generate()))
+    writeFileSync(`${import.meta.dirname}/generated/${name}`, text);
+}

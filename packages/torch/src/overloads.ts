@@ -18,23 +18,28 @@ const K = {
   float: 3,
   bool: 4,
   dtype: 5,
-  string: 6,
-  empty: 7,
-  tensors: 8,
-  ints: 9,
-  floats: 10,
-  bools: 11,
-  strings: 12,
-  other: 13,
-  keywords: 14,
+  device: 6,
+  string: 7,
+  empty: 8,
+  tensors: 9,
+  ints: 10,
+  floats: 11,
+  bools: 12,
+  strings: 13,
+  other: 14,
+  keywords: 15,
 } as const;
 type Kind = (typeof K)[keyof typeof K];
 
 const dtypes = new Set<string>(DTYPES);
+const DEVICE = /^(cpu|cuda|mps|meta|xpu|hpu|mtia|mkldnn|xla)(:\d+)?$/;
 
 function kindOf(value: unknown): Kind {
-  if (value instanceof Tensor) return K.tensor;
   switch (typeof value) {
+    case "object":
+      if (value instanceof Tensor) return K.tensor;
+      if (value === null) return K.nil;
+      return Array.isArray(value) ? kindOfArray(value) : isKeywords(value) ? K.keywords : K.other;
     case "number":
       return Number.isInteger(value) ? K.int : K.float;
     case "bigint":
@@ -44,34 +49,34 @@ function kindOf(value: unknown): Kind {
     case "undefined":
       return K.nil;
     case "string":
-      return dtypes.has(value) ? K.dtype : K.string;
+      return dtypes.has(value) ? K.dtype : DEVICE.test(value) ? K.device : K.string;
     default:
-      return value === null
-        ? K.nil
-        : Array.isArray(value)
-          ? kindOfArray(value)
-          : isKeywords(value)
-            ? K.keywords
-            : K.other;
+      return K.other;
   }
 }
 
-function kindOfArray(array: unknown[]): Kind {
+function kindOfArray(array: readonly unknown[]): Kind {
   if (array.length === 0) return K.empty;
   let all: Kind | undefined;
   for (const item of array) {
     const kind = kindOf(item);
     if (kind === K.tensor || kind === K.nil) return K.tensors;
-    all = all === undefined || all === kind ? kind : K.float;
+    if (all === undefined || all === kind) all = kind;
+    else if (isNumber(all) && isNumber(kind)) all = K.float;
+    else return K.other;
   }
   if (all === K.int) return K.ints;
   if (all === K.float) return K.floats;
   if (all === K.bool) return K.bools;
-  return all === K.string || all === K.dtype ? K.strings : K.other;
+  return all === K.string ? K.strings : K.other;
 }
 
+const isNumber = (kind: Kind) => kind === K.int || kind === K.float;
+
 function isKeywords(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && Object.getPrototypeOf(value) === Object.prototype;
+  if (typeof value !== "object" || value === null) return false;
+  const prototype = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null;
 }
 
 const LISTS: Record<string, readonly Kind[]> = {
@@ -91,16 +96,14 @@ const SCALARS: Record<string, readonly Kind[]> = {
   float: [K.float, K.int],
   bool: [K.bool],
   Scalar: [K.int, K.float, K.bool],
-  str: [K.string],
+  str: [K.string, K.device, K.dtype],
   ScalarType: [K.dtype],
-  Device: [K.string],
+  Device: [K.device],
   Layout: [K.string],
   MemoryFormat: [K.string],
 };
 
-const DEVICE = /^(cpu|cuda|mps|meta|xpu|hpu|mkldnn|xla)(:\d+)?$/;
-
-function fits(arg: Schema["args"][number], value: unknown): boolean {
+function fits(arg: Argument, value: unknown): boolean {
   const kind = kindOf(value);
   const nullable = arg.type.endsWith("?");
   if (kind === K.nil) return nullable || arg.optional;
@@ -110,8 +113,7 @@ function fits(arg: Schema["args"][number], value: unknown): boolean {
     const element = SCALARS[list] ?? [];
     return kind === K.empty || (LISTS[list]?.includes(kind) ?? false) || (arg.length > 0 && element.includes(kind));
   }
-  if (!SCALARS[type]?.includes(kind)) return false;
-  return type !== "Device" || DEVICE.test(value as string);
+  return SCALARS[type]?.includes(kind) ?? false;
 }
 
 /** An overload as it will be called: which argument goes where, and what becomes of the result. */
@@ -122,6 +124,11 @@ interface Plan {
   from: (number | string)[] | undefined;
   wrap: (result: unknown, args: unknown[]) => unknown;
 }
+
+type Argument = Schema["args"][number];
+
+/** May be left out. (Some keywords of ATen are nullable without a default; Python gives them None.) */
+const mayMiss = (arg: Argument) => arg.optional || (arg.keyword && arg.type.endsWith("?"));
 
 /** The keyword arguments of a call, or undefined. */
 const keywordsOf = (args: unknown[]) => {
@@ -138,15 +145,15 @@ function match(schema: Schema, args: unknown[]): (number | string)[] | string {
   let needed = 0;
   for (const [i, arg] of schema.args.entries()) {
     if (i < positional && !arg.keyword) {
-      if (!fits(arg, args[i])) return `'${arg.name}' takes ${arg.type}`;
+      if (!fits(arg, args[i])) return `'${arg.name}' takes ${plainly(arg)}`;
       from.push(i);
       needed = i + 1;
     } else if (keywords && arg.name in keywords) {
-      if (!fits(arg, keywords[arg.name])) return `'${arg.name}' takes ${arg.type}`;
+      if (!fits(arg, keywords[arg.name])) return `'${arg.name}' takes ${plainly(arg)}`;
       from.push(arg.name);
       used++;
       needed = i + 1;
-    } else if (arg.optional || (arg.keyword && arg.type.endsWith("?"))) {
+    } else if (mayMiss(arg)) {
       from.push(-1);
     } else {
       return `'${arg.name}' is missing`;
@@ -191,16 +198,23 @@ function wrapper(schema: Schema, from: (number | string)[]): Plan["wrap"] {
   return (result) => resultOf(type, result);
 }
 
+const plainly = (arg: Argument) =>
+  arg.type.replace("SymInt", "int").replace("[]", arg.length ? `[${arg.length}]` : "[]");
+
 const describe = (name: string, schema: Schema): string => {
-  const args = schema.args.map(
-    (a) => `${a.keyword ? "{" : ""}${a.name}: ${a.type}${a.optional ? " = …" : ""}${a.keyword ? "}" : ""}`,
-  );
+  const shown = (a: Argument) => `${a.name}: ${plainly(a)}${mayMiss(a) ? " = …" : ""}`;
+  const args = schema.args.filter((a) => !a.keyword).map(shown);
+  const keywords = schema.args.filter((a) => a.keyword).map(shown);
+  if (keywords.length) args.push(`{ ${keywords.join(", ")} }`);
   return `${name}${schema.overload ? `.${schema.overload}` : ""}(${args.join(", ")})`;
 };
 
 function choose(name: string, schemas: Schema[], args: unknown[]): { schema: Schema; from: (number | string)[] } {
+  const given = keywordsOf(args) ?? {};
+  // Without `out`, the forms that want it need not be tried, nor told of.
+  const asked = schemas.filter((s) => s.args.every((a) => !a.keyword || mayMiss(a) || a.name in given));
   const reasons: string[] = [];
-  for (const schema of schemas) {
+  for (const schema of asked.length ? asked : schemas) {
     const from = match(schema, args);
     if (typeof from !== "string") return { schema, from };
     reasons.push(`${describe(name, schema)}: ${from}`);
@@ -212,12 +226,13 @@ function choose(name: string, schemas: Schema[], args: unknown[]): { schema: Sch
 }
 
 function show(value: unknown): string {
-  if (value instanceof Tensor) return value.live ? `Tensor[${value.shape}]` : "a disposed Tensor";
-  return isKeywords(value)
-    ? `{${Object.entries(value).map(([k, v]) => `${k}: ${show(v)}`)}}`
-    : Array.isArray(value)
-      ? `[${value.map(show)}]`
-      : String(value);
+  if (value instanceof Tensor) return value.live ? `Tensor[${value.shape.join(", ")}]` : "a disposed Tensor";
+  if (typeof value === "string") return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${value.map(show).join(", ")}]`;
+  if (!isKeywords(value)) return String(value);
+  return `{ ${Object.entries(value)
+    .map(([k, v]) => `${k}: ${show(v)}`)
+    .join(", ")} }`;
 }
 
 /** The operator `namespace::name` as a function over all of its overloads (or over the one named `overload`). */
@@ -248,26 +263,21 @@ export function operator(name: string, overload?: string): Operator {
   };
 
   return (...args: unknown[]) => {
-    let key: number | string = args.length;
-    let keywords = false;
-    for (let i = 0; i < args.length; i++) {
-      const kind = kindOf(args[i]);
-      if (kind === K.keywords) keywords = true;
-      key = (key as number) * 16 + kind;
+    let key: number | string = 1;
+    let last: Kind = K.nil;
+    for (const arg of args) {
+      last = kindOf(arg);
+      key = key * 16 + last;
     }
-    if (keywords || args.length > 11) {
-      const named = keywordsOf(args);
-      key = `${args.map(kindOf)}${named ? Object.keys(named).map((k) => `${k}${kindOf(named[k])}`) : ""}`;
-    } else if (typeof args[args.length - 1] === "string" || typeof args[1] === "string") {
-      key = `${key}${args.filter((a) => typeof a === "string").map((a) => DEVICE.test(a))}`;
-    }
+    if (args.length > 12) key = args.map(kindOf).join(); // more kinds than a number holds exactly
+    const named = last === K.keywords ? (args[args.length - 1] as Record<string, unknown>) : undefined;
+    if (named) for (const name in named) key += `,${name}${kindOf(named[name])}`;
     const { call, from, wrap } = plans.get(key) ?? plan(key, args);
     if (!from) {
       if (args.length === 2) return wrap(call(handle(args[0]), handle(args[1])), args);
       if (args.length === 1) return wrap(call(handle(args[0])), args);
       return wrap(call(...args.map(handle)), args);
     }
-    const named = keywordsOf(args);
     const ordered = from.map((source) =>
       typeof source === "string" ? handle(named?.[source]) : source < 0 ? undefined : handle(args[source]),
     );

@@ -11,34 +11,39 @@ import {
   readFileSync,
   readSync,
   renameSync,
-  writeFileSync,
+  rmSync,
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
 import type { DType } from "./dtype.ts";
 import { TorchError } from "./error.ts";
 import { functions } from "./ops.ts";
+import { tidy } from "./scope.ts";
 import type { Tensor } from "./tensor.ts";
 
-const NAME_OF: Partial<Record<DType, string>> = {
-  float64: "F64",
-  float32: "F32",
-  float16: "F16",
-  bfloat16: "BF16",
-  int64: "I64",
-  int32: "I32",
-  int16: "I16",
-  int8: "I8",
-  uint64: "U64",
-  uint32: "U32",
-  uint16: "U16",
-  uint8: "U8",
-  bool: "BOOL",
-  float8_e4m3fn: "F8_E4M3",
-  float8_e5m2: "F8_E5M2",
-  float8_e8m0fnu: "F8_E8M0",
+/** What safetensors calls a dtype, and its bytes an element. */
+const FORMAT: Partial<Record<DType, readonly [name: string, size: number]>> = {
+  float64: ["F64", 8],
+  float32: ["F32", 4],
+  float16: ["F16", 2],
+  bfloat16: ["BF16", 2],
+  int64: ["I64", 8],
+  int32: ["I32", 4],
+  int16: ["I16", 2],
+  int8: ["I8", 1],
+  uint64: ["U64", 8],
+  uint32: ["U32", 4],
+  uint16: ["U16", 2],
+  uint8: ["U8", 1],
+  bool: ["BOOL", 1],
+  float8_e4m3fn: ["F8_E4M3", 1],
+  float8_e5m2: ["F8_E5M2", 1],
+  float8_e8m0fnu: ["F8_E8M0", 1],
+  complex64: ["C64", 8],
 };
-const DTYPE_OF = Object.fromEntries(Object.entries(NAME_OF).map(([dtype, name]) => [name, dtype as DType]));
+const DTYPE_OF = new Map(
+  Object.entries(FORMAT).map(([dtype, [name, size]]) => [name, { dtype: dtype as DType, size }] as const),
+);
 
 /** One tensor of a file: where its bytes lie, counted from the start of the file. */
 export interface TensorEntry {
@@ -76,25 +81,46 @@ export function readHeader(path: string): {
     if (length > size - 8) throw damaged(path, `the header should have ${length} bytes, the file has ${size}`);
     const text = Buffer.alloc(length);
     readSync(fd, text, 0, length, 8);
-    let header: Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
-    try {
-      header = JSON.parse(text.toString("utf8"));
-    } catch (cause) {
-      throw damaged(path, "the header is no JSON", cause);
-    }
-    const { __metadata__: metadata = {}, ...entries } = header;
+    const { __metadata__: metadata = {}, ...entries } = parseObject(path, "the header", text.toString("utf8"));
     const tensors = new Map<string, TensorEntry>();
-    for (const [name, { dtype, shape, data_offsets: offsets }] of Object.entries(entries)) {
-      const known = DTYPE_OF[dtype];
-      if (!known) throw damaged(path, `${name} has dtype ${dtype}, which is not known here`);
-      const [start, end] = offsets.map((x) => x + 8 + length) as [number, number];
-      if (end > size) throw damaged(path, `${name} should end at byte ${end}, the file at ${size}`);
-      tensors.set(name, { dtype: known, shape, start, end });
-    }
-    return { tensors, metadata: metadata as unknown as Record<string, string>, size };
+    for (const [name, entry] of Object.entries(entries))
+      tensors.set(name, entryOf(path, name, entry, 8 + length, size));
+    return { tensors, metadata: metadata as Record<string, string>, size };
   } finally {
     closeSync(fd);
   }
+}
+
+function parseObject(path: string, what: string, text: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw damaged(path, `${what} is no JSON`, cause);
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw damaged(path, `${what} is no object`);
+  return value as Record<string, unknown>;
+}
+
+const isCounts = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0);
+
+/** An entry of the header, checked: a tensor that fits it can be read without looking further. */
+function entryOf(path: string, name: string, entry: unknown, data: number, size: number): TensorEntry {
+  const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as Record<string, unknown>;
+  const known = DTYPE_OF.get(dtype as string);
+  if (!known) throw damaged(path, `${name} has dtype ${dtype}, which is not known here`);
+  if (!isCounts(shape) || !isCounts(offsets) || offsets.length !== 2)
+    throw damaged(path, `${name} has no proper shape and data_offsets`);
+  const [start, end] = offsets.map((offset) => offset + data) as [number, number];
+  if (end > size) throw damaged(path, `${name} should end at byte ${end}, the file at ${size}`);
+  const bytes = shape.reduce((a, b) => a * b, known.size);
+  if (end - start !== bytes)
+    throw damaged(
+      path,
+      `${name} [${shape.join(", ")}] of ${dtype} is ${bytes} bytes, data_offsets says ${end - start}`,
+    );
+  return { dtype: known.dtype, shape, start, end };
 }
 
 /** The tensors of a file, or of a folder with `model.safetensors` or a sharded `model.safetensors.index.json`, by name. */
@@ -135,20 +161,18 @@ export class SafeTensors {
   get(name: string): Tensor {
     const { file, dtype, shape, start, end } = this.entry(name);
     if (start === end) return functions.empty(shape, { dtype });
-    const part = this.#map(file).narrow(0, start, end - start);
-    const size =
-      (end - start) /
-      Math.max(
-        1,
-        shape.reduce((a, b) => a * b, 1),
-      );
-    return (start % size === 0 ? part : part.clone()).view(dtype).view(shape);
+    const [, size] = FORMAT[dtype]!;
+    const whole = this.#map(file);
+    return tidy(() => {
+      const part = whole.narrow(0, start, end - start);
+      return (start % size === 0 ? part : part.clone()).view(dtype).view(shape);
+    });
   }
 
+  /** The whole file as bytes. It goes with the scope that is open (what was read lives on), and is mapped again then. */
   #map(file: string): Tensor {
     const entry = this.#files.get(file)!;
-    entry.mapped ??= functions.from_file(file, false, entry.size, { dtype: "uint8" });
-    if (!entry.mapped.live) entry.mapped = functions.from_file(file, false, entry.size, { dtype: "uint8" });
+    if (!entry.mapped?.live) entry.mapped = functions.from_file(file, false, entry.size, { dtype: "uint8" });
     return entry.mapped;
   }
 }
@@ -157,8 +181,9 @@ function filesOf(path: string): string[] {
   if (path.endsWith(".safetensors")) return [path];
   const index = path.endsWith(".index.json") ? path : join(path, "model.safetensors.index.json");
   if (existsSync(index)) {
-    const { weight_map: map } = JSON.parse(readFileSync(index, "utf8")) as { weight_map: Record<string, string> };
-    return [...new Set(Object.values(map))].map((file) => join(index, "..", file));
+    const { weight_map: map } = parseObject(index, "the index", readFileSync(index, "utf8"));
+    if (typeof map !== "object" || map === null) throw damaged(index, "there is no weight_map");
+    return [...new Set(Object.values(map as Record<string, string>))].map((file) => join(index, "..", file));
   }
   const single = join(path, "model.safetensors");
   if (existsSync(single)) return [single];
@@ -184,30 +209,43 @@ export function saveSafetensors(
   const header: Record<string, unknown> = { __metadata__: { format: "pt", ...metadata } };
   let offset = 0;
   for (const [name, tensor] of list) {
-    const dtype = NAME_OF[tensor.dtype];
+    const [dtype] = FORMAT[tensor.dtype] ?? [];
     if (!dtype)
       throw new TorchError("torch.safetensors", {
         found: `${name} is ${tensor.dtype}, which safetensors does not have`,
       });
+    if (Object.hasOwn(header, name))
+      throw new TorchError("torch.safetensors", { found: `two tensors are called ${name}` });
     const bytes = tensor.nbytes;
     header[name] = { dtype, shape: tensor.shape, data_offsets: [offset, offset + bytes] };
     offset += bytes;
   }
-  let text = JSON.stringify(header);
-  text += " ".repeat((8 - (Buffer.byteLength(text) % 8)) % 8);
+  const text = Buffer.from(JSON.stringify(header));
+  const padding = Buffer.alloc((8 - (text.length % 8)) % 8, " "); // the data starts at a multiple of eight
   const prefix = Buffer.alloc(8);
-  prefix.writeBigUInt64LE(BigInt(Buffer.byteLength(text)));
+  prefix.writeBigUInt64LE(BigInt(text.length + padding.length));
+  writeWhole(path, function* () {
+    yield* [prefix, text, padding];
+    for (const [, tensor] of list) yield tensor.bytes();
+  });
+}
+
+/** Writes under another name, flushes, renames. What fails half-way leaves nothing. */
+function writeWhole(path: string, parts: () => Iterable<Uint8Array>): void {
   const partial = `${path}.${process.pid}.partial`;
-  const fd = openSync(partial, "w");
   try {
-    writeSync(fd, prefix);
-    writeSync(fd, text);
-    for (const [, tensor] of list) writeAll(fd, tensor.bytes());
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
+    const fd = openSync(partial, "w");
+    try {
+      for (const bytes of parts()) writeAll(fd, bytes);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(partial, path);
+  } catch (error) {
+    rmSync(partial, { force: true });
+    throw error;
   }
-  renameSync(partial, path);
 }
 
 function writeAll(fd: number, bytes: Uint8Array): void {
@@ -231,8 +269,10 @@ export function saveCheckpoint(
     shard.bytes += bytes;
     total += bytes;
   }
+  const index = join(folder, "model.safetensors.index.json");
   if (shards.length === 1) {
     saveSafetensors(join(folder, "model.safetensors"), shards[0]!.tensors, metadata);
+    rmSync(index, { force: true }); // one left by an earlier save would be read instead
     return;
   }
   const pad = (i: number) => String(i).padStart(5, "0");
@@ -242,10 +282,6 @@ export function saveCheckpoint(
     saveSafetensors(join(folder, file), shard.tensors, metadata);
     for (const [name] of shard.tensors) weightMap[name] = file;
   }
-  const index = join(folder, "model.safetensors.index.json");
-  writeFileSync(
-    `${index}.partial`,
-    JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2),
-  );
-  renameSync(`${index}.partial`, index);
+  const text = JSON.stringify({ metadata: { total_size: total }, weight_map: weightMap }, null, 2);
+  writeWhole(index, () => [Buffer.from(text)]);
 }

@@ -7,6 +7,7 @@
  * scopes in synchronous code, or where only one flow touches tensors.
  */
 import { type Addon, addon, type Handle } from "./addon.ts";
+import { TorchError } from "./error.ts";
 
 /** Anything that holds a handle: a Tensor. */
 interface Held {
@@ -94,17 +95,21 @@ export function tidy<T>(fn: () => T): T {
   using inner = new TensorScope();
   const result = fn();
   if (result instanceof Promise)
-    throw new TypeError("torch.tidy takes a synchronous function; use `using scope = torch.scope()`");
+    throw new TorchError("torch.argument", {
+      found: "torch.tidy was given an asynchronous function",
+      expected: "a synchronous one: its scope ends when it returns",
+      fix: "using scope = torch.scope()",
+    });
   keepAll(inner, result);
   return result;
 }
 
 function keepAll(inner: TensorScope, value: unknown): void {
   if (typeof value !== "object" || value === null) return;
-  if ("h" in value && typeof value.h === "number") inner.keep(value as Held);
-  else if (Array.isArray(value)) for (const item of value) keepAll(inner, item);
+  if (Array.isArray(value)) for (const item of value) keepAll(inner, item);
   else if (Object.getPrototypeOf(value) === Object.prototype)
     for (const item of Object.values(value)) keepAll(inner, item);
+  else inner.keep(value as Held); // a tensor, or something that no scope holds
 }
 
 /** Takes tensors out of every open scope: only `dispose()` (or, at leisure, the garbage collector) frees them. For parameters. */
@@ -126,14 +131,16 @@ export function memory(): { tensors: number; bytes: number; created?: Map<string
 }
 
 const origins = new Map<Handle, string>();
+/** Frames of this package, which say nothing of who made a tensor. */
+const OURS = new RegExp(`${RegExp.escape(import.meta.dirname)}/(generated/)?[a-z]+\\.[jt]s`);
 
 /** Debug mode: remembers the creation stack of every tensor made from now on (slow). `false` forgets them. */
 export function trackLeaks(on: boolean): void {
   origins.clear();
   record = on
     ? (tensor) => {
-        const lines = new Error().stack?.split("\n").slice(2) ?? [];
-        origins.set(tensor.h, lines.filter((line) => !line.includes("/packages/torch/src/")).join("\n"));
+        const lines = new Error().stack?.split("\n").slice(1) ?? [];
+        origins.set(tensor.h, lines.filter((line) => !OURS.test(line)).join("\n"));
       }
     : undefined;
 }

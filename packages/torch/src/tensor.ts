@@ -1,12 +1,15 @@
 /** A libtorch tensor: a handle with methods. The operators (`x.add(y)`, `x.softmax(-1)`, …) are installed by ops.ts. */
 import { inspect } from "node:util";
 import { addon, type Handle } from "./addon.ts";
-import { type Device, type DType, type TypedArray, typedArrayOf } from "./dtype.ts";
+import { type Device, type DType, dtypeOfArray, type TypedArray, typedArrayOf } from "./dtype.ts";
 import { TorchError } from "./error.ts";
 import type { TensorMethods } from "./generated/methods.ts";
-import { adopt } from "./scope.ts";
+import { adopt, tidy } from "./scope.ts";
 
 export type NestedNumbers = number | boolean | bigint | readonly NestedNumbers[];
+
+/** What `at` takes for a dimension: an element, a range, a new dimension, or as many whole ones as are left. */
+export type Index = number | readonly [start?: number | null, end?: number | null, step?: number] | null | "...";
 
 export interface Tensor extends TensorMethods {}
 
@@ -48,6 +51,27 @@ export class Tensor {
     return this.transpose(-2, -1);
   }
 
+  /** All dimensions in reverse order, a view. */
+  get T(): Tensor {
+    return this.numpy_T();
+  }
+
+  /** Basic indexing, a view: Python's `x[0, ..., None, 1:3]` is `x.at(0, "...", null, [1, 3])`. */
+  at(...where: Index[]): Tensor {
+    const taken = where.filter((index) => index !== null && index !== "...").length;
+    return tidy(() => {
+      let x = this.alias();
+      let dim = 0;
+      for (const index of where) {
+        if (index === "...") dim += this.ndim - taken;
+        else if (index === null) x = x.unsqueeze(dim++);
+        else if (typeof index === "number") x = x.select(dim, index);
+        else x = x.slice(dim++, index[0] ?? null, index[1] ?? null, index[2] ?? 1);
+      }
+      return x;
+    });
+  }
+
   get requiresGrad(): boolean {
     return addon().requiresGrad(this.h);
   }
@@ -75,13 +99,13 @@ export class Tensor {
     return addon().isLive(this.h);
   }
 
-  /** Frees the tensor now. Using it afterwards is an error that names the operation. */
+  /** Frees the tensor now. Using it afterwards is an error that names the operation; disposing of it again is none. */
   dispose(): void {
     addon().dispose(this.h);
   }
 
   [Symbol.dispose](): void {
-    if (this.live) this.dispose();
+    this.dispose();
   }
 
   /** Accumulates the gradients of this scalar (or of `gradient`·this) into the `.grad` of the leaves. */
@@ -139,6 +163,12 @@ export class Tensor {
 
   /** Overwrites a contiguous CPU tensor with the elements of a typed array of the same dtype. Returns this. */
   set(array: TypedArray): this {
+    const dtype = dtypeOfArray(array);
+    if (dtype !== this.dtype && !(dtype === "uint8" && this.dtype === "bool"))
+      throw new TorchError("torch.argument", {
+        found: `set: the tensor is ${this.dtype}, the array ${dtype}`,
+        fix: "x.copy_(torch.tensor(array)) converts",
+      });
     addon().copyFromBytes(this.h, new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
     return this;
   }
@@ -146,7 +176,7 @@ export class Tensor {
   toString(): string {
     if (!this.live) return "Tensor(disposed)";
     const shape = this.shape;
-    const few = shape.reduce((a, b) => a * b, 1) <= 64;
+    const few = shape.reduce((a, b) => a * b, 1) <= 64 && this.device !== "meta" && !/complex/.test(this.dtype);
     const values = few ? ` ${inspect(this.tolist(), { depth: 8, compact: 4, breakLength: 120 })}` : "";
     return `Tensor[${shape.join(", ")}] ${this.dtype} ${this.device}${this.requiresGrad ? " requiresGrad" : ""}${values}`;
   }
