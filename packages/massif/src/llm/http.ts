@@ -110,6 +110,7 @@ export class Http {
     const outgoing = send(url, { method: "POST", agent: this.#agent, headers: this.#headers(bytes) });
     outgoing.setNoDelay(true);
     const watch = new Watch(outgoing, this.#clock, this.host, signal);
+    let answered = false;
     try {
       watch.arm("no connection", connect);
       outgoing.on("socket", (socket) => {
@@ -120,6 +121,7 @@ export class Http {
       const incoming = await new Promise<IncomingMessage>((resolve, reject) => {
         outgoing.on("response", resolve).on("error", reject).end(bytes);
       });
+      answered = true;
       const requestId = header(incoming, "x-request-id") ?? header(incoming, "request-id");
       const pieces = incoming[Symbol.asyncIterator]() as AsyncIterator<Buffer>;
       const status = incoming.statusCode!;
@@ -133,6 +135,8 @@ export class Http {
       return { contentType, requestId, body: this.#body(first, pieces, watch, idle) };
     } catch (cause) {
       watch.end();
+      // A kept connection that the upstream had closed (llama.cpp does so without saying): another one, at once.
+      if (outgoing.reusedSocket && !answered && !watch.reason) return this.#ask(path, bytes, signal);
       throw this.#told(cause, watch, "llm.connect", `the connection to ${this.host} failed`);
     }
   }
@@ -188,13 +192,22 @@ export class Http {
     if (advice === "true" || advice === "false") upstream.retry = advice === "true";
     const said = error.message ? `: ${error.message}` : "";
     const found = `${this.host} answered ${status}${said}${requestId ? ` (request ${requestId})` : ""}`;
-    return new LlmError(status === 429 ? "llm.rate-limit" : "llm.http", { found, fix: fixes[status] }, upstream);
+    return new LlmError(codeOf(status, error), { found, fix: fixes[status] }, upstream);
   }
 
   /** A text of the upstream's without our secrets, which some repeat. */
   redact(text: string): string {
     return this.#secrets.reduce((text, secret) => text.replaceAll(secret, "[secret]"), text);
   }
+}
+
+/** OpenAI's, llama.cpp's and vLLM's ways to say that a prompt is too long. */
+function codeOf(status: number, { code, type, message = "" }: NonNullable<UpstreamTrouble["error"]>): LlmErrorCode {
+  if (status === 429) return "llm.rate-limit";
+  const long = code === "context_length_exceeded" || type === "exceed_context_size_error";
+  if (status === 400 && (long || /maximum context length|exceeded model token limit/.test(message)))
+    return "llm.context";
+  return "llm.http";
 }
 
 const fixes: Record<number, string> = {

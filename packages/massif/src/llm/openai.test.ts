@@ -333,7 +333,7 @@ test("asks again with growing, jittered waits, then as long as the upstream says
   await using server = await upstream((r, _, i) => {
     if (i < 2) r.writeHead(503).end();
     else if (i === 2) r.writeHead(429, { "retry-after": "7" }).end();
-    else if (i === 3) r.writeHead(429, { "retry-after-ms": "1500", "retry-after": "9" }).end();
+    else if (i === 3) r.writeHead(429, { "retry-after-ms": "1500", "retry-after": "9", connection: "close" }).end();
     else if (i === 4) r.destroy();
     else startSse(r).end(full);
   });
@@ -383,6 +383,16 @@ test.each([
   await using server = await upstream((r) => r.writeHead(400).end(text));
   using model = open(server.baseURL);
   expect((await failure(complete(model, hello))).upstream.error).toEqual(error);
+});
+
+test.each([
+  { error: { message: "too long", type: "exceed_context_size_error" } },
+  { error: { message: "too long", code: "context_length_exceeded" } },
+  { message: "This model's maximum context length is 4096 tokens", code: 400 },
+])("a prompt that is too long: %j", async (said) => {
+  await using server = await upstream((r) => r.writeHead(400).end(JSON.stringify(said)));
+  using model = open(server.baseURL);
+  expect((await failure(complete(model, hello))).code).toBe("llm.context");
 });
 
 test("nobody there", async () => {
@@ -475,6 +485,19 @@ test("leaving the loop closes the connection; 64 left streams leave none open", 
   await Promise.all(Array.from({ length: 64 }, leave));
   expect(server.asked.length).toBe(64);
   await until(() => server.open.size === 0);
+});
+
+test("a kept connection that the upstream has closed meanwhile is no failure", async () => {
+  await using server = await upstream((r, _, i) => {
+    // Closed under the next request's nose: its bytes arrive, and nobody reads them.
+    const { socket } = r;
+    if (i === 0) r.on("finish", () => socket?.prependOnceListener("data", () => socket.resetAndDestroy()));
+    startSse(r).end(full);
+  });
+  using model = open(server.baseURL, { clock: undefined, retries: { most: 0 } });
+  await complete(model, hello);
+  expect((await complete(model, hello)).finish).toBe("tool_calls");
+  expect(server.opened).toBe(2);
 });
 
 test("a delta of 8 MB in one event", async () => {

@@ -21,7 +21,7 @@ export interface SmolLM2Options {
   path?: string;
   /** Tokens of prompt and answer together; the model knows 8,192. Default 4,096. */
   contextSize?: number;
-  /** Default 2. */
+  /** Default 1: with more, each token waits for the slowest thread, which on a busy machine takes many times as long. */
   threads?: number;
 }
 
@@ -63,7 +63,7 @@ export async function openSmolLM2(options: SmolLM2Options = {}): Promise<SmolLM2
       ].join(" && "),
     });
   }
-  const { contextSize = 4096, threads = 2 } = options;
+  const { contextSize = 4096, threads = 1 } = options;
   return new SmolLM2(await loadLlama(found.library, found.weights, contextSize, threads), contextSize);
 }
 
@@ -123,7 +123,7 @@ export class SmolLM2 implements LanguageModel, AsyncDisposable {
       const piece = scanner.push(this.#host.text(written, token.id));
       if (piece && !tools.length) yield { type: "text", text: piece };
       text += piece;
-      if ((ended = scanner.stop !== undefined)) break;
+      if ((ended = scanner.stop !== undefined || (schema !== undefined && isWhole(text)))) break;
     }
     const rest = scanner.end();
     if (rest && !tools.length) yield { type: "text", text: rest };
@@ -137,7 +137,8 @@ export class SmolLM2 implements LanguageModel, AsyncDisposable {
     yield { type: "finish", reason, ...(scanner.stop !== undefined && { stop: scanner.stop }) };
   }
 
-  /** ChatML as the model was trained on it. Only we write control tokens; results of tools are shown as a user's. */
+  /** ChatML as the model was trained on it. Only we write control tokens; results of tools are shown as a user's, and
+   *  calls in words, since this model copies JSON that it sees. */
   #prompt(messages: readonly Message[], tools: readonly ToolSpec[]): Token[] {
     const said = messages[0]?.role === "system" ? textOf(messages[0].content) : SYSTEM;
     const declared = tools.map((tool) => JSON.stringify(tool.function)).join("\n");
@@ -150,7 +151,7 @@ export class SmolLM2 implements LanguageModel, AsyncDisposable {
       } else if (message.role === "assistant") {
         const calls = message.tool_calls?.map(({ function: fn }) => {
           const args = typeof fn.arguments === "string" ? fn.arguments : JSON.stringify(fn.arguments);
-          return `{"name": ${JSON.stringify(fn.name)}, "arguments": ${args}}`;
+          return `I call ${fn.name} with ${args}.`;
         });
         turns.push(["assistant", [textOf(message.content), ...(calls ?? [])].filter(Boolean).join("\n")]);
       } else turns.push([message.role, textOf(message.content)]);
@@ -185,6 +186,18 @@ function formatOf({ responseFormat }: ChatRequest): object | undefined {
   if (responseFormat?.type === "json_object") return { type: "object", additionalProperties: true };
   if (responseFormat?.type !== "json_schema") return undefined;
   return typeof responseFormat.schema === "object" ? responseFormat.schema : {};
+}
+
+/** Whether JSON text has ended. The library's grammar lets a model add line breaks for ever, and a number only ends with
+ *  one. */
+function isWhole(text: string): boolean {
+  if (!/[}\]"\s]$/.test(text)) return false;
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** A call of one of the tools, by name where one is chosen; with tool choice auto a reply too. */
