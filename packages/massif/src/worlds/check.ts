@@ -3,7 +3,7 @@ import { hash32, MassifError } from "../common/index.ts";
 import type { Task } from "./episode.ts";
 import { CEILING, exploits } from "./exploits.ts";
 import { noisy, oracle } from "./oracle.ts";
-import { plan } from "./planner.ts";
+import { isMinimal, plan } from "./planner.ts";
 import { type Player, play } from "./play.ts";
 import { tokens } from "./speech.ts";
 import { leaves } from "./value.ts";
@@ -27,9 +27,14 @@ export interface Report {
   /** Everything that is wrong, first things first. */
   problems: string[];
   tasks: { task: string; n: number; steps: { least: number; most: number; mean: number } }[];
+  /** Of the first seeds: plans proven to be shortest over all arguments, and those too wide to tell. */
+  least: { proven: number; unknown: number };
   scores: Score[];
   n: number;
 }
+
+/** Seeds of each split for which the search over all arguments proves that no plan is shorter; it is the dear part. */
+const MINIMAL = 20;
 
 /** @param n episodes of each split. */
 export async function examine(world: World, n = 200): Promise<Report> {
@@ -38,11 +43,12 @@ export async function examine(world: World, n = 200): Promise<Report> {
     if (problems.length < 20) problems.push(text);
   };
   const tasks = new Map<string, number[]>();
+  const least = { proven: 0, unknown: 0 };
   for (const split of ["train", "heldout"] as const) {
     const env = new WorldEnvironment(world, split);
     for (let seed = 0; seed < n; seed++) {
       try {
-        prove(env, seed, problem, tasks);
+        prove(env, seed, problem, tasks, least);
       } catch (error) {
         if (!(error instanceof MassifError)) throw error;
         problem(`${split} seed ${seed}: ${error.trouble.found}`);
@@ -66,6 +72,7 @@ export async function examine(world: World, n = 200): Promise<Report> {
         mean: steps.reduce((a, b) => a + b, 0) / steps.length,
       },
     })),
+    least,
     scores,
     n,
   };
@@ -77,6 +84,7 @@ function prove(
   seed: number,
   problem: (text: string) => void,
   tasks: Map<string, number[]>,
+  least: Report["least"],
 ): void {
   env.reset(seed);
   const first = env.hash();
@@ -93,6 +101,12 @@ function prove(
   }
   if (found.ends > 1 && !task.type.open)
     problem(`${name}: ambiguous, the shortest plans lead to ${found.ends} end states`);
+  if (seed < MINIMAL) {
+    const minimal = isMinimal(task, found);
+    if (minimal === false)
+      problem(`${name}: words the user never said make a plan shorter than ${found.actions.length} steps`);
+    least[minimal ? "proven" : "unknown"]++;
+  }
   const steps = tasks.get(task.type.name) ?? [];
   steps.push(found.actions.length);
   tasks.set(task.type.name, steps);
@@ -135,6 +149,9 @@ export function showReport(report: Report): string {
     lines.push(
       `  task ${task.padEnd(20)} ${String(n).padStart(5)} proven, ${steps.least}–${steps.most} steps, mean ${steps.mean.toFixed(1)}`,
     );
+  lines.push(
+    `  least steps proven over all arguments for ${report.least.proven} of ${report.least.proven + report.least.unknown} plans`,
+  );
   for (const s of report.scores)
     lines.push(`  ${s.player.padEnd(25)} ${s.success.toFixed(3).padStart(6)}  ${s.bar}${s.ok ? "" : "  FAILED"}`);
   return lines.join("\n");

@@ -157,6 +157,7 @@ export function populating(file: WorldFile, scope: Scope): (frame: Frame, drawin
     );
     const frame: Frame = { ...start, state: tables };
     for (const { lot, entity, draws } of lots) {
+      let rows = Object.keys(tables[lot.entity] ?? {}).length;
       const owners = lot.each ? Object.keys(frame.state[lot.each] ?? {}) : [null];
       for (const owner of owners) {
         const [least, most] = Array.isArray(lot.count) ? lot.count : [lot.count, lot.count];
@@ -170,6 +171,7 @@ export function populating(file: WorldFile, scope: Scope): (frame: Frame, drawin
             row[field] = value;
           }
           const key = String(row[entity?.key ?? ""]);
+          if (++rows > (entity?.max ?? 0)) throw exhausted(`${lot.entity} (more than its ${entity?.max} rows)`);
           if (rowOf(frame.state, lot.entity, key)) throw exhausted(`${lot.entity} (the key ${key} came twice)`);
           Object.defineProperty(tables[lot.entity] ?? {}, key, {
             value: row,

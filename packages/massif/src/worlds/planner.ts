@@ -60,12 +60,13 @@ export function plan(task: Task, bounds: Bounds = BOUNDS): Plan | Unsolved {
     : narrow;
 }
 
-/** Whether no plan is shorter, over all arguments; false also where the bounds do not suffice to tell. */
-export function isMinimal(task: Task, found: Plan, bounds: Bounds = BOUNDS): boolean {
+/** Whether no plan is shorter, over all arguments; undefined where the bounds do not suffice to tell. */
+export function isMinimal(task: Task, found: Plan, bounds: Bounds = BOUNDS): boolean | undefined {
   if (!found.narrowed || found.actions.length <= 1) return true;
   const nodes = Math.min(WIDE, bounds.nodes);
   const shorter = search(task, { nodes, depth: found.actions.length - 1 }, false);
-  return "why" in shorter && shorter.visited <= nodes;
+  if (!("why" in shorter)) return false;
+  return shorter.visited <= nodes ? true : undefined;
 }
 
 function search(task: Task, bounds: Bounds, narrow: boolean): Plan | (Unsolved & { narrowed: boolean }) {

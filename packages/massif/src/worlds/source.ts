@@ -30,11 +30,13 @@ export class Source {
     this.#lines = [0];
     for (let i = json.indexOf("\n"); i >= 0; i = json.indexOf("\n", i + 1)) this.#lines.push(i + 1);
     const errors: ParseError[] = [];
-    const root = parseTree(json, errors, { disallowComments: true, allowTrailingComma: false });
+    const root = deep(json)
+      ? undefined
+      : parseTree(json, errors, { disallowComments: true, allowTrailingComma: false });
     const first = errors[0];
     if (first || !root) {
       const where = this.#position(first?.offset ?? 0);
-      const what = first ? printParseErrorCode(first.error) : "an empty file";
+      const what = first ? printParseErrorCode(first.error) : "empty, or nested deeper than any world is";
       throw new MassifError("world.json", {
         found: `${name}:${where.line}:${where.column} is not JSON (${what})`,
         fix: "JSON has no comments, no trailing commas, and double quotes only",
@@ -123,6 +125,17 @@ export class Source {
     }
     return object;
   }
+}
+
+/** Whether brackets nest deeper than a recursive parser bears; brackets in strings count too, which does no harm. */
+function deep(json: string): boolean {
+  let depth = 0;
+  for (const c of json) {
+    if (c === "[" || c === "{") depth++;
+    else if (c === "]" || c === "}") depth--;
+    if (depth > 500) return true;
+  }
+  return false;
 }
 
 function keysOf(schema: unknown, keys = new Set<string>()): Set<string> {

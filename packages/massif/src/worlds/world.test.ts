@@ -72,6 +72,12 @@ test("what is not JSON names line and column", () => {
   expect(refusal('{"a": 1,\n "a": 2}').message).toContain("w.json:2:2 a: this key stands here twice");
 });
 
+test("a file nested too deep, or with more rows than its tables hold, is refused and not run", () => {
+  expect(refusal("[".repeat(100_000)).code).toBe("world.json");
+  const many = compileWorld(new Source("w.json", ledgerText.replace('"count": 6', '"count": 512')));
+  expect(() => new WorldEnvironment(many).reset(1)).toThrow(/nothing left to draw|more than its 8 rows/);
+});
+
 test("no JSON makes the compiler throw anything but an error with a code", () => {
   const base = JSON.parse(ledgerText);
   const edit = fc.record({ path: fc.array(fc.nat(20), { maxLength: 6 }), value: fc.jsonValue({ maxDepth: 2 }) });
