@@ -411,7 +411,7 @@ test("time-outs: to the first byte asks again, within the answer does not", asyn
     startSse(r).write(sse(delta({ content: "a" })));
   });
   const clock = undefined;
-  using model = open(server.baseURL, { clock, timeouts: { firstByte: 40, idle: 60 }, retries: { most: 2, base: 1 } });
+  using model = open(server.baseURL, { clock, timeouts: { firstByte: 250, idle: 60 }, retries: { most: 2, base: 1 } });
   const seen: ModelEvent[] = [];
   const reading = (async () => {
     for await (const event of model.stream(hello)) seen.push(event);
@@ -425,15 +425,15 @@ test("time-outs: to the first byte asks again, within the answer does not", asyn
 test("comments keep a stream alive, and a slow reader is no silence of the upstream", async () => {
   await using server = await upstream(async (r) => {
     startSse(r);
-    for (let i = 0; i < 8; i++) {
+    for (let i = 0; i < 14; i++) {
       r.write(": still here\n\n");
       await new Promise((resolve) => setTimeout(resolve, 30));
     }
     r.end(full);
   });
-  using model = open(server.baseURL, { clock: undefined, timeouts: { idle: 150 } });
+  using model = open(server.baseURL, { clock: undefined, timeouts: { idle: 300 } });
   for await (const event of model.stream(hello))
-    if (event.type === "text") await new Promise((resolve) => setTimeout(resolve, 200));
+    if (event.type === "text") await new Promise((resolve) => setTimeout(resolve, 400));
 });
 
 test("abort before, while waiting, and within the answer frees the connection", async () => {

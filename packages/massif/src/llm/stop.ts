@@ -14,9 +14,12 @@ export class StopScanner {
     if (this.stop !== undefined) return "";
     this.#held += text;
     let at = this.#held.length;
+    // Of several the one that is complete first, so that it does not matter how the text comes.
+    let end = Infinity;
     for (const stop of this.#stops) {
       const found = this.#held.indexOf(stop);
-      if (found >= 0 && found < at) [at, this.stop] = [found, stop];
+      if (found < 0 || found + stop.length > end || (found + stop.length === end && found >= at)) continue;
+      [at, end, this.stop] = [found, found + stop.length, stop];
     }
     if (this.stop === undefined) {
       for (const stop of this.#stops) {
