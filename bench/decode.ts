@@ -1,0 +1,92 @@
+/** Greedy decoding over the latent cache against eager PyTorch's, absorbed on both sides: prompt 64, 128 new tokens.
+ *
+ *    node bench/decode.ts [--preset small|base] [--batch 1,16] [--new 128] [--rounds 9] [--threads 2]
+ *      [--peer-env default] [--json FILE] [--profile]
+ *
+ *  Both sides have the same weights and must say the same ids, or the bench fails. Tokens a second are those of the steps
+ *  after the prompt. `--profile` prints our operators instead. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { Random } from "../packages/massif/src/common/index.ts";
+import { decode, LatentCache, Model } from "../packages/massif/src/model/index.ts";
+import { saveSafetensors, torch } from "../packages/torch/src/index.ts";
+import { alternate, begin, introduce, Peer } from "./harness.ts";
+import { peerConfig, preset } from "./presets.ts";
+import { profile, watchOperators } from "./profile.ts";
+
+const { own, ...settings } = await begin({
+  preset: { type: "string", default: "small" },
+  batch: { type: "string", default: "1,16" },
+  prompt: { type: "string", default: "64" },
+  new: { type: "string", default: "128" },
+  profile: { type: "boolean" },
+});
+const { config } = preset(own.preset);
+const [length, fresh] = [Number(own.prompt), Number(own.new)];
+if (own.profile) watchOperators();
+
+const folder = mkdtempSync(join(tmpdir(), "massif-bench-"));
+const weights = join(folder, "model.safetensors");
+const model = Model.init(config, 1);
+// Fresh weights give near-ties between logits; spread them, so that rounding decides no id.
+torch.noGrad(() => {
+  for (const { name, kind } of model.specs)
+    if (name === "lm_head.weight") model.parameter(name).mul_(50);
+    else if (kind === "matrix") model.parameter(name).mul_(2);
+});
+saveSafetensors(weights, model.parameters);
+
+/** Continues prompts by the likeliest ids [B][new]; the seconds of all steps but the prompt's. */
+function greedy(prompts: number[][]): { ids: number[][]; seconds: number } {
+  using _ = torch.scope();
+  using cache = new LatentCache(model, prompts.length, length + fresh);
+  const next = (ids: number[]) =>
+    torch.tidy(() =>
+      decode(model, torch.tensor(Int32Array.from(ids), { shape: [prompts.length, ids.length / prompts.length] }), cache)
+        .argmax(-1)
+        .toArray(),
+    );
+  const steps = [next(prompts.flat())];
+  const began = performance.now();
+  while (steps.length < fresh) steps.push(next(steps.at(-1)!));
+  const seconds = (performance.now() - began) / 1e3;
+  return { ids: prompts.map((_, b) => steps.map((step) => step[b]!)), seconds };
+}
+
+const random = new Random(3);
+const batches = own.batch
+  .split(",")
+  .map((batch) =>
+    Array.from({ length: Number(batch) }, () => Array.from({ length }, () => random.int(config.vocabSize))),
+  );
+if (own.profile) {
+  for (const prompts of batches) {
+    greedy(prompts);
+    profile(`${length} + ${fresh} ids, ${own.preset}, batch ${prompts.length}`, 2, () => greedy(prompts));
+  }
+} else {
+  using peer = new Peer("peer_side.py", settings);
+  introduce(settings);
+  for (const prompts of batches) await compare(prompts, peer);
+}
+rmSync(folder, { recursive: true });
+model.dispose();
+
+async function compare(prompts: number[][], peer: Peer): Promise<void> {
+  const job = { job: "decode", config: peerConfig(config), weights, threads: settings.threads, new: fresh };
+  const theirs = () => peer.ask<{ ids: number[][]; seconds: number }>({ ...job, ids: prompts });
+  const expected = JSON.stringify((await theirs()).ids);
+  const check = ({ ids, seconds }: { ids: number[][]; seconds: number }) => {
+    if (JSON.stringify(ids) !== expected) throw new Error(`batch ${prompts.length}: the sides say different ids`);
+    return [seconds];
+  };
+  await alternate(settings, {
+    name: `decode ${own.preset}, batch ${prompts.length}`,
+    peer,
+    amount: prompts.length * (fresh - 1),
+    unit: "tokens/s",
+    ours: () => check(greedy(prompts)),
+    theirs: async () => check(await theirs()),
+  });
+}

@@ -1,0 +1,78 @@
+/** The two models that benches measure: `small` is the speedrun's, `base` the hour-size recipe's. */
+import { ModelConfig } from "../packages/massif/src/model/index.ts";
+
+const shared = { firstKDenseReplace: 1, nSharedExperts: 1, routedScalingFactor: 2.446, maxPositionEmbeddings: 2048 };
+
+export const presets = {
+  small: {
+    batch: 8,
+    seqLen: 256,
+    config: ModelConfig.parse({
+      ...shared,
+      vocabSize: 4096,
+      hiddenSize: 128,
+      numHiddenLayers: 4,
+      intermediateSize: 192,
+      moeIntermediateSize: 64,
+      numAttentionHeads: 4,
+      qLoraRank: 64,
+      kvLoraRank: 32,
+      qkNopeHeadDim: 32,
+      qkRopeHeadDim: 16,
+      vHeadDim: 32,
+      nRoutedExperts: 16,
+      numExpertsPerTok: 2,
+    }),
+  },
+  base: {
+    batch: 8,
+    seqLen: 512,
+    config: ModelConfig.parse({
+      ...shared,
+      vocabSize: 8192,
+      hiddenSize: 384,
+      numHiddenLayers: 8,
+      intermediateSize: 960,
+      moeIntermediateSize: 192,
+      numAttentionHeads: 6,
+      qLoraRank: 192,
+      kvLoraRank: 128,
+      qkNopeHeadDim: 64,
+      qkRopeHeadDim: 32,
+      vHeadDim: 64,
+      nRoutedExperts: 32,
+      numExpertsPerTok: 4,
+    }),
+  },
+};
+export type Preset = (typeof presets)[keyof typeof presets];
+
+/** The preset of that name; throws for another. */
+export function preset(name: string): Preset {
+  if (!Object.hasOwn(presets, name)) throw new Error(`there is no preset ${name}: small or base`);
+  return presets[name as keyof typeof presets];
+}
+
+/** The config as the PyTorch peer names it. */
+export const peerConfig = (c: ModelConfig, more: { moe?: string; attn?: string } = {}) => ({
+  dim: c.hiddenSize,
+  layers: c.numHiddenLayers,
+  heads: c.numAttentionHeads,
+  experts: c.nRoutedExperts,
+  top_k: c.numExpertsPerTok,
+  expert_hidden: c.moeIntermediateSize,
+  dense_hidden: c.intermediateSize,
+  shared: c.nSharedExperts,
+  first_dense: c.firstKDenseReplace,
+  vocab: c.vocabSize,
+  q_lora: c.qLoraRank,
+  kv_lora: c.kvLoraRank,
+  nope: c.qkNopeHeadDim,
+  rope: c.qkRopeHeadDim,
+  v: c.vHeadDim,
+  scaling: c.routedScalingFactor,
+  theta: c.ropeTheta,
+  eps: c.rmsNormEps,
+  max_seq: c.maxPositionEmbeddings,
+  ...more,
+});
