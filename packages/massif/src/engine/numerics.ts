@@ -4,7 +4,7 @@
  * `fast`: whatever kernel is fastest for the number of rows. A row's result then depends on its mates in the last bits.
  * `exact`: our own product (native/ops/gemm.h), whose sums run in one order whatever the other rows, the padding and the
  * threads: the same request gives the same bits alone or in a batch, cached or not, chunked or whole, preempted or not.
- * What stands between the products (norms, softmax over −∞ padding, routing, experts) works row by row already.
+ * What stands between the products (norms, softmax over −∞ padding, top-k, experts) works row by row already.
  */
 import { runsFused, type Tensor, torch } from "@massif/torch";
 import { MassifError } from "../common/index.ts";
@@ -14,6 +14,7 @@ export interface Numerics {
   exact: boolean;
   /** x·Wᵀ of rows x and a weight [out, in]. */
   linear(x: Tensor, w: Tensor): Tensor;
+  sigmoid(x: Tensor): Tensor;
   /** a·bᵀ of each of B pairs of matrices, [B, M, K] and [B, N, K]. */
   bmmT(a_BMK: Tensor, b_BNK: Tensor): Tensor;
 }
@@ -24,6 +25,12 @@ const ownLinear = (x: Tensor, w: Tensor): Tensor => ops.massif!.linear!(x, w) as
 const exact: Numerics = {
   exact: true,
   linear: ownLinear,
+  // ATen computes the last few elements of a tensor by another exp than the others; softmax goes row by row.
+  sigmoid: (x) =>
+    torch
+      .stack([x, torch.zeros_like(x)], -1)
+      .softmax(-1)
+      .select(-1, 0),
   bmmT: (a_BMK, b_BNK) => {
     const b = b_BNK.unbind(0);
     return torch.stack(a_BMK.unbind(0).map((a_MK, i) => ownLinear(a_MK, b[i]!)));
@@ -34,6 +41,7 @@ const fast: Numerics = {
   exact: false,
   // Our own product packs the weight first, which only more than one row pay back.
   linear: (x, w) => (runsFused(w) && x.dtype === w.dtype && x.shape.at(-2) !== 1 ? ownLinear(x, w) : plainLinear(x, w)),
+  sigmoid: (x) => x.sigmoid(),
   bmmT: (a_BMK, b_BNK) => a_BMK.bmm(b_BNK.mT),
 };
 

@@ -34,6 +34,12 @@ export function openEngine({ model: source, dtype, exact = false, cacheBytes, ..
     now: () => performance.now(),
     ...given,
   };
+  // A softmax over fewer elements than a vector has lanes adds up in another order.
+  if (exact && options.blockSize % 16)
+    throw new MassifError("engine.exact", {
+      found: `exact: true with blocks of ${options.blockSize} positions`,
+      expected: "a multiple of 16",
+    });
   const weight = model.parameter("model.layers.0.self_attn.kv_b_proj.weight");
   const perBlock =
     bytesPerPosition(config, weight.nbytes / weight.shape.reduce((a, b) => a * b, 1)) * options.blockSize;
@@ -48,7 +54,7 @@ export function openEngine({ model: source, dtype, exact = false, cacheBytes, ..
   const runtime: Runtime = {
     model,
     numerics: products,
-    blocks: model.blocks.map((_, i) => new Block(config, i, model.parameters, { linear: products.linear })),
+    blocks: model.blocks.map((_, i) => new Block(config, i, model.parameters, products)),
     load: (weights) => loadInto(model, weights),
     dispose: () => {
       if (typeof source === "string") model.dispose();

@@ -38,8 +38,7 @@ export function byteTokenizer(): Tokenizer {
 export const tinyModel = (seed = 1, overrides: Partial<ModelConfig> = {}): Model =>
   Model.init(tinyConfig(overrides), seed);
 
-export const tinyEngine = (options: Partial<OpenOptions> = {}) =>
-  openEngine({ model: tinyModel(), tokenizer: byteTokenizer(), cacheBytes: 1 << 20, ...options });
+export const tinyEngine = (options: OpenOptions) => openEngine({ cacheBytes: 1 << 20, ...options });
 
 /** All of a generation, and each choice's ids. */
 export async function collect(generation: Generation): Promise<{ tokens: GeneratedToken[]; ids: number[][] }> {

@@ -46,15 +46,17 @@ export type Weights = ReadonlyMap<string, Tensor>;
 /** x·Wᵀ in the dtype of W. */
 export const linear = (x: Tensor, w: Tensor): Tensor => product(x.dtype === w.dtype ? x : x.to(w.dtype), w);
 
-/** How a block multiplies by its weights: the engine puts others in (exact ones, quantized experts). */
+/** How a block computes: the engine puts others in (exact ones, quantized experts). */
 export interface Products {
   linear(x: Tensor, w: Tensor): Tensor;
+  sigmoid(x: Tensor): Tensor;
   /** The routed experts of a block, [N, D]. */
   experts(block: Block, x_ND: Tensor, idx_Nk: Tensor, w_Nk: Tensor): Tensor;
 }
 
 const products: Products = {
   linear,
+  sigmoid: (x) => x.sigmoid(),
   experts(block, x_ND, idx_Nk, w_Nk) {
     const gateUp_EID = block.weight("mlp.experts.gate_up_proj");
     return moeExperts({
@@ -155,7 +157,7 @@ export class Block {
       this.weight("mlp.gate.weight"),
       this.weight("mlp.gate.e_score_correction_bias"),
       config,
-      (x, w) => this.#products.linear(x, w),
+      this.#products,
     );
     const routed_ND = this.#products.experts(this, x_ND, idx_Nk, w_Nk);
     const y_ND = config.nSharedExperts ? routed_ND.add(this.mlp(x_ND, "mlp.shared_experts")) : routed_ND;

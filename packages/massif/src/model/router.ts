@@ -16,10 +16,10 @@ export function route(
   gate_ED: Tensor,
   bias_E: Tensor,
   config: ModelConfig,
-  linear: (x: Tensor, w: Tensor) => Tensor = torch.linear,
+  by: { linear(x: Tensor, w: Tensor): Tensor; sigmoid(x: Tensor): Tensor } = torch,
 ): Routing {
   const dtype = x_ND.dtype === "float64" ? "float64" : "float32";
-  const scores_NE = linear(x_ND.to(dtype), gate_ED.to(dtype)).sigmoid();
+  const scores_NE = by.sigmoid(by.linear(x_ND.to(dtype), gate_ED.to(dtype)));
   const idx_Nk = chosen(scores_NE.detach().add(bias_E), config);
   const picked_Nk = scores_NE.gather(1, idx_Nk);
   const normed_Nk = config.normTopkProb ? picked_Nk.div(picked_Nk.sum([-1], true).add(1e-20)) : picked_Nk;
