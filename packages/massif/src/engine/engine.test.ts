@@ -46,7 +46,7 @@ const requests: GenerateRequest[] = [
     presencePenalty: 0.5,
   },
   { prompt: promptOf(17, 5), maxTokens: 25, seed: 4, frequencyPenalty: 0.4, logitBias: new Map([[7, 3]]) },
-  { prompt: promptOf(33, 6), maxTokens: 16, seed: 5, n: 3, topLogprobs: 1 },
+  { prompt: promptOf(33, 6), maxTokens: 24, seed: 5, n: 3, topLogprobs: 1 },
 ];
 const alone = async (exact: boolean) => {
   const all: GeneratedToken[][] = [];
