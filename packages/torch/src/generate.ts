@@ -49,14 +49,17 @@ function resultOf({ returns }: Schema): string | undefined {
 const RESERVED = /^(in|is|new|var|with|function|default|delete|export|import|return|typeof|void|null|true|false)$/;
 
 /** The forms of one overload: each number of positional arguments that is allowed, the rest by keyword. */
-function signatures(schema: Schema, method: boolean): string[] {
+function signatures(name: string, schema: Schema, method: boolean): string[] {
   const result = resultOf(schema);
   const args = (method ? schema.args.slice(1) : schema.args).map((a) => ({ ...a, ts: typeOf(a.type, a.length) }));
   if (!result || args.some((a) => a.ts === undefined)) return [];
   const positional = args.filter((a) => !a.keyword);
   const required = positional.findLastIndex((a) => !a.optional) + 1;
+  // What is required can be named too (`x.softmax({ dim: -1 })`), but for the tensors that come first.
+  const tensors = positional.findIndex((a) => !/^Tensor\b/.test(a.type));
+  const fewest = tensors < 0 || name.startsWith("_") ? required : Math.min(required, tensors);
   const out: string[] = [];
-  for (let n = required; n <= positional.length; n++) {
+  for (let n = fewest; n <= positional.length; n++) {
     const given = positional.slice(0, n).map((a) => `${RESERVED.test(a.name) ? `${a.name}_` : a.name}: ${a.ts}`);
     const rest = args.filter((a) => a.keyword || positional.indexOf(a) >= n);
     const must = rest.some((a) => !a.optional && !a.type.endsWith("?"));
@@ -95,7 +98,7 @@ function members(namespace: string, method: boolean): { names: string[]; text: s
     const forms = method ? all.filter(isMethod) : all;
     if (!forms.length || (method && OWN.has(name))) continue;
     names.push(name);
-    const typed = forms.flatMap((s) => signatures(s, method));
+    const typed = forms.flatMap((s) => signatures(name, s, method));
     for (const signature of new Set([...((method && ADDED[name]) || []), ...typed]))
       lines.push(`  ${name}${signature};`);
   }
