@@ -27,7 +27,7 @@ test("check: a sound file 0, a broken one 1 with its line, a wrong call 2; --jso
   expect(good.status).toBe(0);
   const report = JSON.parse(good.stdout);
   expect(report).toMatchObject({ ok: true, worlds: [{ file: own, world: "own", ok: true, problems: [] }] });
-  expect(report.worlds[0].scores).toContainEqual({ player: "oracle", success: 1, n: 20, bar: "1", ok: true });
+  expect(report.worlds[0].scores).toContainEqual({ player: "oracle", success: 1, n: 400, bar: "1", ok: true });
   const broken = join(folder, "broken.json");
   writeFileSync(broken, text.replace('"$account.balance"', '"$account.blance"'));
   const bad = massif("world", "check", broken, "puzzles", "--episodes", "20");

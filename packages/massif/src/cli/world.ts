@@ -29,7 +29,7 @@ check   compiles each world (errors name file, line and column), proves every ta
 serve   one episode as an MCP server on standard input and output: the world's tools, and say_to_user. The verifier
         stays out of reach; with --out, the record is appended to a file for massif verify-trajectory.
 
-  --episodes N   seeds of each split (200)          --json       one JSON object on standard output
+  --episodes N   proven of each split (200)         --json       one JSON object on standard output
   --seed N       the episode that is served (0)     --split S    train, heldout, or names=…,wordings=…,pairs=…
 
 Example:

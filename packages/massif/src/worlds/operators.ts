@@ -9,7 +9,6 @@ import {
   compare,
   INTEGER,
   join,
-  leaves,
   maybe,
   STRING,
   same,
@@ -251,12 +250,6 @@ export function fresh(frame: Pick<Frame, "state" | "seed">, entity: string, pref
   n += 1000 + Object.keys(table).length * 37;
   while (Object.hasOwn(table, `${prefix}${n}`)) n++;
   return `${prefix}${n}`;
-}
-
-/** Whether a result shows `value` somewhere inside. */
-export function mentions(result: Value, value: Value): boolean {
-  for (const leaf of leaves(result)) if (leaf === value) return true;
-  return false;
 }
 
 export const operators: Readonly<Record<string, Operator>> = {

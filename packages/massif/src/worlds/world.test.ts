@@ -108,7 +108,7 @@ test("no JSON makes the compiler throw anything but an error with a code", () =>
 
 // A small n here; `massif world check` runs more, and bench/worlds.ts says how many a minute.
 test.each(shippedWorlds())("%s is sound: every task proven, oracle 1, every exploit at most 0.25", async (name) => {
-  const report = await examine(openWorld(name), 40);
+  const report = await examine(openWorld(name), 25);
   expect(report.problems).toEqual([]);
   expect(report.scores.find((s) => s.player === "oracle")?.success).toBe(1);
   expect(report.scores).toHaveLength(13);
@@ -146,6 +146,25 @@ test("an alternative way that is right is accepted: more reads, another order, o
     return;
   }
   expect.fail("no transfer among 200 seeds");
+});
+
+test("ledger: to read and then never compare is no way to win (small-rl.md, point 8: 0.56 there)", async () => {
+  const env = new WorldEnvironment(openWorld("ledger"));
+  let wins = 0;
+  for (let seed = 0; seed < 2000; seed++) {
+    const { verdict } = await play(env, seed, {
+      name: "never compare",
+      start: () => {
+        const { x, y, amount } = env.inside.task.vars;
+        const acts = [use({ name: "read", args: { account: x } })];
+        if (y !== undefined) acts.push(use({ name: "transfer", args: { from: x, to: y, amount: amount ?? 5 } }));
+        return () => acts.shift() ?? say(y === undefined ? "Yes." : "Done.");
+      },
+    });
+    wins += verdict.reward;
+  }
+  // 3/24 transfers, 2/24 "enough", and one in nine of the 6/24 "all" by luck: 0.236 expected.
+  expect(wins / 2000).toBeLessThanOrEqual(0.25);
 });
 
 test("any free room will do where the task is open", async () => {
