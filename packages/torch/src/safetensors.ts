@@ -12,6 +12,8 @@ import {
   readSync,
   renameSync,
   rmSync,
+  type Stats,
+  statSync,
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -66,6 +68,8 @@ export function readHeader(path: string): {
   tensors: Map<string, TensorEntry>;
   metadata: Record<string, string>;
   size: number;
+  /** Tells this file from another one under its name. */
+  stamp: string;
 } {
   let fd: number;
   try {
@@ -74,7 +78,8 @@ export function readHeader(path: string): {
     throw new TorchError("torch.safetensors", { found: `cannot open ${path}`, cause });
   }
   try {
-    const { size } = fstatSync(fd);
+    const stats = fstatSync(fd);
+    const { size } = stats;
     const prefix = Buffer.alloc(8);
     if (readSync(fd, prefix, 0, 8, 0) < 8) throw damaged(path, `only ${size} bytes`);
     const length = Number(prefix.readBigUInt64LE());
@@ -85,11 +90,13 @@ export function readHeader(path: string): {
     const tensors = new Map<string, TensorEntry>();
     for (const [name, entry] of Object.entries(entries))
       tensors.set(name, entryOf(path, name, entry, 8 + length, size));
-    return { tensors, metadata: metadata as Record<string, string>, size };
+    return { tensors, metadata: metadata as Record<string, string>, size, stamp: stampOf(stats) };
   } finally {
     closeSync(fd);
   }
 }
+
+const stampOf = ({ dev, ino, size, mtimeMs }: Stats) => [dev, ino, size, mtimeMs].join();
 
 function parseObject(path: string, what: string, text: string): Record<string, unknown> {
   let value: unknown;
@@ -127,12 +134,12 @@ function entryOf(path: string, name: string, entry: unknown, data: number, size:
 export class SafeTensors {
   readonly metadata: Record<string, string> = {};
   readonly #entries = new Map<string, TensorEntry & { file: string }>();
-  readonly #files = new Map<string, { size: number; mapped?: Tensor }>();
+  readonly #files = new Map<string, { size: number; stamp: string; mapped?: Tensor }>();
 
   constructor(path: string) {
     for (const file of filesOf(path)) {
-      const { tensors, metadata, size } = readHeader(file);
-      this.#files.set(file, { size });
+      const { tensors, metadata, size, stamp } = readHeader(file);
+      this.#files.set(file, { size, stamp });
       Object.assign(this.metadata, metadata);
       for (const [name, entry] of tensors) this.#entries.set(name, { ...entry, file });
     }
@@ -172,7 +179,14 @@ export class SafeTensors {
   /** The whole file as bytes. It goes with the scope that is open (what was read lives on), and is mapped again then. */
   #map(file: string): Tensor {
     const entry = this.#files.get(file)!;
-    if (!entry.mapped?.live) entry.mapped = functions.from_file(file, false, entry.size, { dtype: "uint8" });
+    if (entry.mapped?.live) return entry.mapped;
+    const stats = statSync(file, { throwIfNoEntry: false });
+    if (!stats || stampOf(stats) !== entry.stamp)
+      throw new TorchError("torch.safetensors", {
+        found: `${file} is not the file any more that was opened: it was ${stats ? "written again" : "removed"}`,
+        fix: "new SafeTensors(path) reads what is there now",
+      });
+    entry.mapped = functions.from_file(file, false, entry.size, { dtype: "uint8" });
     return entry.mapped;
   }
 }
