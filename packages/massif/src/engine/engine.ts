@@ -105,6 +105,12 @@ export class Engine implements Disposable {
     return this.#version;
   }
 
+  /** Most tokens of a prompt and what follows it: what the model knows positions for, and the cache holds. */
+  get contextLength(): number {
+    const { cacheBlocks, blockSize } = this.#options;
+    return Math.min(this.model.config.maxPositionEmbeddings, cacheBlocks * blockSize);
+  }
+
   /**
    * Begins a request. Throws at once `engine.request`, `engine.too-long`, `engine.too-many`, `engine.queue-full`, and
    * `schema.budget` where no answer of its grammar fits. Reading throws `engine.cancelled` once it was cancelled.

@@ -3,5 +3,6 @@ export { bytesPerPosition } from "./cache.ts";
 export * from "./enforcer/index.ts";
 export { Engine, type EngineMetrics, type EngineOptions } from "./engine.ts";
 export type { Generation } from "./generation.ts";
+export { type EngineModelOptions, engineModel } from "./language-model.ts";
 export { type OpenOptions, openEngine } from "./open.ts";
 export type { Finish, GeneratedToken, GenerateRequest, Likely } from "./request.ts";

@@ -102,8 +102,8 @@ export function draw(weights: Float32Array, { topK, topP, minP }: SamplingOption
   }
   if (!(kept > 0))
     throw new MassifError("sample.nothing", {
-      found: Number.isNaN(kept) ? "logits that are not numbers" : "no token with a probability above zero",
-      expected: "at least one token that may come",
+      found: "no token with a probability above zero",
+      expected: "logits that are numbers, and at least one token that may come",
     });
   let rest = random.float() * kept;
   let last = -1;
@@ -155,6 +155,7 @@ class Histogram {
     let [n, total] = [0, 0];
     let bucket = this.#counts.length - 1;
     for (; bucket > 0; bucket--) {
+      if (!this.#counts[bucket]) continue;
       if (n + this.#counts[bucket]! >= count || total + this.#sums[bucket]! >= share) break;
       n += this.#counts[bucket]!;
       total += this.#sums[bucket]!;
