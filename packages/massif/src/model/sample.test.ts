@@ -40,14 +40,14 @@ test("top-k, top-p and min-p keep what sorting keeps", () => {
       const total = [...expected].reduce((sum, i) => sum + w[i]!, 0);
       const random = new Random(1);
       const drawn = new Set<number>();
-      for (let i = 0; i < 300; i++) {
+      for (let i = 0; i < 100; i++) {
         const { id, logprob } = draw(w, options, random);
+        if (!drawn.has(id)) expect(logprob).toBeCloseTo(Math.log(w[id]! / total), 12);
         drawn.add(id);
-        expect(logprob).toBeCloseTo(Math.log(w[id]! / total), 12);
       }
-      // 300 draws of at most 40: the rarest has a share of 1 / 360 at least, so only what may come is asked of them.
       for (const id of drawn) expect(expected).toContain(id);
-      if (expected.size <= 4) expect(drawn).toEqual(expected);
+      // A share of 1/8 is missed by 100 draws once in 600,000.
+      expect([...expected].filter((i) => w[i]! * 8 > total && !drawn.has(i))).toEqual([]);
     }),
     { numRuns: 300, seed: 5 },
   );
@@ -110,10 +110,10 @@ test("a huge vocabulary: the nucleus of a known distribution", () => {
   const weights = weigh(logits, 1);
   let rarest = 0;
   const rank = new Map(places.slice(0, 2303).map((place, i) => [place, i]));
-  for (let i = 0; i < 2000; i++) {
+  for (let i = 0; i < 300; i++) {
     const { id } = draw(weights, { topP: 0.9 }, random);
     expect(first).toContain(id);
     rarest = Math.max(rarest, rank.get(id)!);
   }
-  expect(rarest).toBeGreaterThan(2200);
+  expect(rarest).toBeGreaterThan(1800);
 });

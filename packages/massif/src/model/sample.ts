@@ -131,19 +131,24 @@ interface Cut {
   total?: number;
 }
 
-/** Non-negative float32 order as their bits do: the upper 16 make the buckets, each 1/128 of its weights wide. */
+/** Non-negative float32 order as their bits do, and the upper ones make the buckets: each 1/128 of its weights wide, or
+ *  1/8 where there are few. */
 class Histogram {
   readonly #weights: Float32Array;
   readonly #bits: Uint32Array;
-  readonly #counts = new Int32Array(1 << 15);
-  readonly #sums = new Float64Array(1 << 15);
+  readonly #shift: number;
+  readonly #counts: Int32Array;
+  readonly #sums: Float64Array;
   readonly total: number;
 
   constructor(weights: Float32Array) {
     this.#weights = weights;
+    this.#shift = weights.length < 1 << 14 ? 20 : 16;
+    this.#counts = new Int32Array(1 << (31 - this.#shift));
+    this.#sums = new Float64Array(this.#counts.length);
     this.#bits = new Uint32Array(weights.buffer, weights.byteOffset, weights.length);
     for (let i = 0; i < weights.length; i++) {
-      const bucket = this.#bits[i]! >>> 16;
+      const bucket = this.#bits[i]! >>> this.#shift;
       this.#counts[bucket]!++;
       this.#sums[bucket]! += weights[i]!;
     }
@@ -162,7 +167,7 @@ class Histogram {
     }
     const inside = new Float32Array(this.#counts[bucket]!);
     for (let i = 0, at = 0; i < this.#bits.length; i++)
-      if (this.#bits[i]! >>> 16 === bucket) inside[at++] = this.#weights[i]!;
+      if (this.#bits[i]! >>> this.#shift === bucket) inside[at++] = this.#weights[i]!;
     inside.sort();
     let least = Infinity;
     let equals = 0;
