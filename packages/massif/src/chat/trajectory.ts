@@ -72,6 +72,10 @@ const Rubric = z.strictObject({
 });
 
 export const FinishReasonSchema = z.enum(["stop", "tool_calls", "length"]);
+/** Why an episode ended: by itself; by a limit on the model's messages, or on what it writes in all; by a message that was
+ *  cut; by a prompt too long for the model; by an upstream that refused to go on. */
+export const EndedSchema = z.enum(["done", "steps", "tokens", "length", "context", "content_filter"]);
+export type Ended = z.output<typeof EndedSchema>;
 export const TokenSourceSchema = z.enum(["template", "system", "user", "tool", "assistant"]);
 
 /** The tokens of the whole conversation as the model saw and wrote them; they are never made again from text. */
@@ -144,6 +148,7 @@ export const TrajectorySchema = z.strictObject({
   rubric: Rubric.optional(),
   filters: z.array(Filter).optional(),
   provenance: Provenance.optional(),
+  ended: EndedSchema.optional(),
   tokens: Tokens.optional(),
   /** Seconds by what they went to: no part of the id. */
   timings: z.record(z.string(), z.number()).optional(),

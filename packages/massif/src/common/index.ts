@@ -3,3 +3,4 @@ export * from "./errors.ts";
 export * from "./lines.ts";
 export * from "./progress.ts";
 export * from "./random.ts";
+export * from "./wilson.ts";

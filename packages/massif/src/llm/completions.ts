@@ -62,7 +62,7 @@ export class K2CompletionsModel implements LanguageModel, Disposable {
       ...(toolStyle && { toolStyle }),
       ...(request.reasoning?.keep && { keepReasoning: true }),
     });
-    const ids = tokenizer && encodeSegments(segments, tokenizer).ids;
+    const ids = tokenizer && (request.promptIds ?? encodeSegments(segments, tokenizer).ids);
     const end = tokenizer?.special.get(END);
     const sampling = writeSampling(request.sampling);
     const body = {

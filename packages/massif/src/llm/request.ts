@@ -51,6 +51,9 @@ export interface ChatRequest {
   logprobs?: number;
   /** Asks for the ids of prompt and tokens (vLLM's `return_token_ids`). */
   tokenIds?: boolean;
+  /** The whole prompt as ids, up to and with the header of the answer: what a rendering of `messages` would be, but never
+   *  tokenized again. A model that takes it says so with the same `promptIds` in its `start`; any other renders as ever. */
+  promptIds?: readonly number[];
   /** Fields for the upstream as they are, over all others. */
   extra?: Readonly<Record<string, unknown>>;
   signal?: AbortSignal;

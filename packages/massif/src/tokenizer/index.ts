@@ -1,3 +1,4 @@
+export { tokenizerDigest } from "./digest.ts";
 export { type LoadOptions, loadTokenizer, saveTokenizer } from "./files.ts";
 export { type PatternName, patterns } from "./pattern.ts";
 export { k2Specials } from "./special.ts";

@@ -1,5 +1,6 @@
 export * from "./data/index.ts";
 export * from "./guard.ts";
+export * from "./loop.ts";
 export * from "./pretrain.ts";
 export * from "./recipe.ts";
 export * from "./run/index.ts";

@@ -1,4 +1,5 @@
-/** A pre-training recipe: every key of a run, with the default that is the recipe. */
+/** A pre-training recipe: every key of a run, with the default that is the recipe. `trainingShape` is what it shares with
+ *  every other kind of training. */
 import { z } from "zod";
 import { ModelConfig, routingFits } from "../model/index.ts";
 import { MuonClipConfig, ScheduleConfig } from "../optim/index.ts";
@@ -7,28 +8,11 @@ import { DataConfig, SplitConfig } from "./data/index.ts";
 const { vocabSize: _, ...modelShape } = ModelConfig.shape;
 const every = (steps: number) => z.int().positive().default(steps);
 
-export const Recipe = z.strictObject({
+export const trainingShape = {
   name: z.string().describe("Names the run folder"),
   description: z.string().default("").describe("One line for people"),
   seed: z.int().default(1).describe("Decides weights, data order and samples"),
   device: z.string().default("cpu").describe("cpu, cuda, cuda:1, mps"),
-  data: DataConfig.describe("The text"),
-  heldOut: SplitConfig.prefault({ fraction: 0.05 }).describe("What is kept apart for evaluation, by document"),
-  tokenizer: z
-    .strictObject({
-      path: z.string().nullable().default(null).describe("A tokenizer file or folder; null trains one on the text"),
-      vocabSize: z
-        .int()
-        .min(300)
-        .default(4096)
-        .describe("Tokens of a tokenizer that is trained here, specials included"),
-    })
-    .prefault({}),
-  model: z
-    .strictObject(modelShape)
-    .check(routingFits)
-    .describe("Shape of the model; the vocabulary is the tokenizer's"),
-  steps: z.int().positive().describe("Optimizer steps"),
   batch: z
     .strictObject({
       rows: z.int().positive().default(8).describe("Rows of a micro-batch"),
@@ -67,7 +51,6 @@ export const Recipe = z.strictObject({
   evaluation: z
     .strictObject({
       every: every(100).describe("Steps between evaluations; the last step is always evaluated"),
-      maxRows: z.int().positive().nullable().default(null).describe("Held-out rows used; null for all"),
     })
     .prefault({}),
   checkpoint: z
@@ -76,17 +59,47 @@ export const Recipe = z.strictObject({
       keep: z.int().positive().default(2).describe("How many of the last are kept"),
     })
     .prefault({}),
+  logging: z
+    .strictObject({
+      detailEvery: every(10).describe("Steps between rows with every head's logit and every expert's load"),
+    })
+    .prefault({}),
+};
+const Training = z.strictObject(trainingShape);
+/** What the loop of any training reads. */
+export type TrainingConfig = z.output<typeof Training>;
+
+export const Recipe = z.strictObject({
+  ...trainingShape,
+  data: DataConfig.describe("The text"),
+  heldOut: SplitConfig.prefault({ fraction: 0.05 }).describe("What is kept apart for evaluation, by document"),
+  tokenizer: z
+    .strictObject({
+      path: z.string().nullable().default(null).describe("A tokenizer file or folder; null trains one on the text"),
+      vocabSize: z
+        .int()
+        .min(300)
+        .default(4096)
+        .describe("Tokens of a tokenizer that is trained here, specials included"),
+    })
+    .prefault({}),
+  model: z
+    .strictObject(modelShape)
+    .check(routingFits)
+    .describe("Shape of the model; the vocabulary is the tokenizer's"),
+  steps: z.int().positive().describe("Optimizer steps"),
+  evaluation: z
+    .strictObject({
+      every: every(100).describe("Steps between evaluations; the last step is always evaluated"),
+      maxRows: z.int().positive().nullable().default(null).describe("Held-out rows used; null for all"),
+    })
+    .prefault({}),
   samples: z
     .strictObject({
       every: every(200).describe("Steps between samples of text"),
       prompts: z.array(z.string()).default([""]).describe("What they begin with"),
       tokens: z.int().positive().default(60).describe("Length of each"),
       temperature: z.number().min(0).default(0.8),
-    })
-    .prefault({}),
-  logging: z
-    .strictObject({
-      detailEvery: every(10).describe("Steps between rows with every head's logit and every expert's load"),
     })
     .prefault({}),
 });

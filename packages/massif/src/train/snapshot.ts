@@ -4,15 +4,15 @@ import { join } from "node:path";
 import { SafeTensors, saveSafetensors, torch } from "@massif/torch";
 import { loadModel, saveModel } from "../model/index.ts";
 import { saveTokenizer, type Tokenizer } from "../tokenizer/index.ts";
-import type { OrderState } from "./data/index.ts";
 import type { GuardState } from "./guard.ts";
 import { Trainer, type TrainerConfig } from "./trainer.ts";
 
-export interface TrainState {
+/** `S` is the place in the order of the data. */
+export interface TrainState<S = unknown> {
   step: number;
   /** Targets trained on. */
   tokens: number;
-  order: OrderState;
+  order: S;
   guard: GuardState;
 }
 
@@ -30,14 +30,14 @@ export async function writeSnapshot(
 }
 
 /** A trainer exactly as it was saved. */
-export function readSnapshot(
+export function readSnapshot<S>(
   folder: string,
   config: TrainerConfig,
   device: string,
-): { trainer: Trainer; state: TrainState } {
+): { trainer: Trainer; state: TrainState<S> } {
   const trainer = new Trainer(loadModel(folder, { device }), config);
   using _ = torch.scope();
   const saved = new SafeTensors(join(folder, "optimizer.safetensors"));
   for (const [name, tensor] of trainer.optimizer.state()) tensor.copy_(saved.get(name));
-  return { trainer, state: JSON.parse(readFileSync(join(folder, "state.json"), "utf8")) as TrainState };
+  return { trainer, state: JSON.parse(readFileSync(join(folder, "state.json"), "utf8")) as TrainState<S> };
 }
