@@ -2,10 +2,10 @@
  * Decoding with MLA's cache: a token leaves its normed latent and its rotated shared key, nothing a head. Attention is
  * absorbed (specification §1.8): queries are carried into the latent space, so keys and values are never rebuilt.
  *
- * Shapes: B sequences, T new positions, S cached ones, C = kvLoraRank, R rope width, H heads, V value width.
+ * Shapes: B sequences, T new positions, S cached ones, C = kvLoraRank, R rope width, W = C + R, H heads, V value width.
  */
-import { rotary, type Tensor, torch } from "@massif/torch";
-import type { Block } from "./block.ts";
+import { type Tensor, torch } from "@massif/torch";
+import type { Block, Context } from "./block.ts";
 import type { Model } from "./model.ts";
 
 /** The latents of sequences of equal length, one tensor [B, capacity, C + R] a layer, grown as needed. */
@@ -63,10 +63,10 @@ export function decode(model: Model, ids_BT: Tensor, cache: LatentCache): Tensor
   return torch.tidy(() => {
     const T = ids_BT.shape[1]!;
     cache.reserve(T);
-    const [cos_TR, sin_TR] = model.rotary.rows(cache.length, T);
+    const context = model.context(T, { start: cache.length });
     let x_BTD = model.embed(ids_BT);
     for (const block of model.blocks) {
-      const h_BTD = attend(block, block.norm(x_BTD, "input_layernorm.weight"), cos_TR, sin_TR, cache);
+      const h_BTD = attend(block, block.norm(x_BTD, "input_layernorm.weight"), context, cache);
       const mid_BTD = x_BTD.add(h_BTD);
       x_BTD = mid_BTD.add(block.feedForward(block.norm(mid_BTD, "post_attention_layernorm.weight"), 0).y_BTD);
     }
@@ -75,38 +75,43 @@ export function decode(model: Model, ids_BT: Tensor, cache: LatentCache): Tensor
   });
 }
 
-function attend(block: Block, x_BTD: Tensor, cos_TR: Tensor, sin_TR: Tensor, cache: LatentCache): Tensor {
+function attend(block: Block, x_BTD: Tensor, context: Context, cache: LatentCache): Tensor {
+  const { qkNopeHeadDim: nope, qkRopeHeadDim: R, numAttentionHeads: H } = block.config;
   const projected = block.project(x_BTD);
-  const { latent_BTC, kPe_BTR } = projected;
-  const seen_BSC = cache.put(block.index, torch.cat([latent_BTC, rotary(kPe_BTR, cos_TR, sin_TR)], -1));
-  if (cache.length === 0 && x_BTD.shape[1]! > 1)
-    return block.attention(projected, { cos_TR, sin_TR, docStart_BT: null, balance: 0 })[0];
-  return block.output(absorbed(block, projected.q_BTHK, cos_TR, sin_TR, seen_BSC));
+  const { q_BTHK, latent_BTC, kPe_BTR } = projected;
+  const [qNope_BTHn, qPe_BTHR] = q_BTHK.split_with_sizes([nope, R], -1) as [Tensor, Tensor];
+  const turned_BTGR = turn(torch.cat([qPe_BTHR, kPe_BTR.unsqueeze(2)], 2), context); // G: every head's query, then the key
+  const seen_BSC = cache.put(block.index, torch.cat([latent_BTC, turned_BTGR.select(2, H)], -1));
+  if (cache.length === 0 && x_BTD.shape[1]! > 1) return block.attention(projected, context)[0];
+  return block.output(absorbed(block, qNope_BTHn, turned_BTGR.narrow(2, 0, H), seen_BSC));
+}
+
+/** Rotates the pairs (2j, 2j + 1) of x [B, T, G, R]: complex numbers times cos + i·sin. */
+function turn(x_BTGR: Tensor, { cos_TR, sin_TR }: Context): Tensor {
+  const pairs = torch.view_as_complex(x_BTGR.to(cos_TR.dtype).unflatten(-1, [-1, 2]));
+  return torch
+    .view_as_real(pairs.mul(torch.complex(cos_TR, sin_TR).unsqueeze(1)))
+    .flatten(-2)
+    .to(x_BTGR.dtype);
 }
 
 /** [B, T, H·V]: attention of T new queries over S cached latents, of which the last T are their own. */
-function absorbed(block: Block, q_BTHK: Tensor, cos_TR: Tensor, sin_TR: Tensor, seen_BSC: Tensor): Tensor {
-  const { kvLoraRank: C, qkNopeHeadDim: nope, qkRopeHeadDim: rope, vHeadDim: V } = block.config;
-  const [B, T, H] = q_BTHK.shape as [number, number, number];
+function absorbed(block: Block, qNope_BTHn: Tensor, qPe_BTHR: Tensor, seen_BSC: Tensor): Tensor {
+  const { kvLoraRank: C, qkNopeHeadDim: nope, qkRopeHeadDim: R, vHeadDim: V } = block.config;
+  const [B, T, H] = qPe_BTHR.shape as [number, number, number];
   const kv_HXC = block.weight("self_attn.kv_b_proj.weight").view([H, nope + V, C]);
-  const qLat_BTHC = q_BTHK
-    .narrow(-1, 0, nope)
+  const qLat_HNC = qNope_BTHn
     .flatten(0, 1)
     .transpose(0, 1)
-    .bmm(kv_HXC.narrow(1, 0, nope))
-    .transpose(0, 1)
-    .view([B, T, H, C]);
-  const q_BNC = torch
-    .cat([qLat_BTHC, rotary(q_BTHK.narrow(-1, nope, rope), cos_TR, sin_TR)], -1)
-    .view([B, T * H, C + rope]);
-  let logits_BNS = q_BNC.bmm(seen_BSC.mT).mul(block.scale);
-  if (T > 1) logits_BNS = logits_BNS.masked_fill(future(T, H, seen_BSC.shape[1]!, seen_BSC.device), -Infinity);
-  const oLat_BNC = logits_BNS
-    .to(seen_BSC.dtype === "float64" ? "float64" : "float32")
-    .softmax(-1)
-    .to(seen_BSC.dtype)
-    .bmm(seen_BSC.narrow(-1, 0, C));
-  const oLat_HNC = oLat_BNC.view([B * T, H, C]).transpose(0, 1);
+    .bmm(kv_HXC.narrow(1, 0, nope));
+  const q_BNW = torch.cat([qLat_HNC.transpose(0, 1), qPe_BTHR.flatten(0, 1)], -1).view([B, T * H, C + R]);
+  const logits_BNS = q_BNW.bmm(seen_BSC.mT).mul_(block.scale);
+  if (T > 1) logits_BNS.masked_fill_(future(T, H, seen_BSC.shape[1]!, seen_BSC.device), -Infinity);
+  const p_BNS = logits_BNS.softmax(-1, seen_BSC.dtype === "float64" ? "float64" : "float32").to(seen_BSC.dtype);
+  const oLat_HNC = p_BNS
+    .bmm(seen_BSC.narrow(-1, 0, C))
+    .view([B * T, H, C])
+    .transpose(0, 1);
   return oLat_HNC
     .bmm(kv_HXC.narrow(1, nope, V).mT)
     .transpose(0, 1)
