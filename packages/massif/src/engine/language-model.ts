@@ -41,6 +41,9 @@ export interface EngineModelOptions {
   name?: string;
   /** What a request leaves out. Default: Moonshot's temperatures, 0.6 for Instruct and 1 for Thinking. */
   sampling?: Sampling;
+  /** Holds what is written where the model may call tools to their schemas, also where it need not call. Default true;
+   *  false samples from the model alone, as learning from its own samples needs. */
+  enforce?: boolean;
 }
 
 /** Compiled grammars remembered. */
@@ -189,8 +192,8 @@ class EngineModel implements LanguageModel {
     const tokenizer = this.#tokenizer;
     const segments = render({
       template,
-      messages: request.messages,
-      tools: request.tools ?? [],
+      // Only the header is looked at where the rest is given as ids.
+      ...(request.promptIds ? { messages: [] } : { messages: request.messages, tools: request.tools ?? [] }),
       addGenerationPrompt: true,
       ...(toolStyle && { toolStyle }),
       ...(request.reasoning?.keep && { keepReasoning: true }),
@@ -205,7 +208,7 @@ class EngineModel implements LanguageModel {
     // Nothing begun: an answer without reasoning has an empty pair; one that a grammar holds must say where it begins.
     if (!inThink && pair && open === segments.length - 1) {
       const wanted = request.reasoning?.enabled ?? true;
-      if (!wanted || isEnforced(request)) {
+      if (!wanted || this.#enforces(request)) {
         add("think");
         if (wanted) reasoning = true;
         else add("thinkEnd");
@@ -217,7 +220,9 @@ class EngineModel implements LanguageModel {
         ? segments.slice(open + 1).filter((s) => s.control === "think" || s.control === "thinkEnd")
         : [];
     return {
-      prompt: encodeSegments([...segments, ...more], tokenizer).ids,
+      prompt: request.promptIds
+        ? [...request.promptIds, ...encodeSegments(more, tokenizer).ids]
+        : encodeSegments([...segments, ...more], tokenizer).ids,
       said: said.flatMap(({ control }) => tokenizer.special.get(controls[control!]) ?? []),
       reasoning,
     };
@@ -242,7 +247,7 @@ class EngineModel implements LanguageModel {
   }
 
   #grammar(request: ChatRequest, reasoning: boolean): Grammar | undefined {
-    if (!isEnforced(request)) return undefined;
+    if (!this.#enforces(request)) return undefined;
     const { tools = [], toolChoice, parallelToolCalls = true, responseFormat, messages } = request;
     const options: TurnOptions = {
       tools: tools.flatMap(({ function: fn }) =>
@@ -267,6 +272,13 @@ class EngineModel implements LanguageModel {
     return grammar;
   }
 
+  /** Whether a grammar holds the answer. */
+  #enforces({ tools, toolChoice = "auto", responseFormat }: ChatRequest): boolean {
+    if (responseFormat && responseFormat.type !== "text") return true;
+    if (toolChoice === "auto") return !!tools?.length && (this.#options.enforce ?? true);
+    return !!tools?.length || toolChoice !== "none";
+  }
+
   #info({ id, logprob, top }: GeneratedToken, { logprobs, tokenIds }: ChatRequest): TokenInfo {
     const of = (id: number, logprob: number): TokenInfo => {
       const bytes = this.#bytes(id);
@@ -285,12 +297,6 @@ class EngineModel implements LanguageModel {
     return id < this.#tokenizer.vocabSize ? this.#tokenizer.tokenBytes(id) : new Uint8Array();
   }
 }
-
-/** Whether a grammar holds the answer. */
-const isEnforced = ({ tools, toolChoice, responseFormat }: ChatRequest): boolean =>
-  !!tools?.length ||
-  (toolChoice !== undefined && toolChoice !== "auto" && toolChoice !== "none") ||
-  (responseFormat !== undefined && responseFormat.type !== "text");
 
 /** The events with their text up to a stop string. What comes before other events cannot become one any more. */
 function* stopped(events: Iterable<ModelEvent>, stops: StopScanner): Generator<ModelEvent> {
