@@ -8,19 +8,18 @@
  */
 import { runsFused, type Tensor, torch } from "@massif/torch";
 import { MassifError } from "../common/index.ts";
-import { type Model, linear as plainLinear } from "../model/index.ts";
+import { linear, type Model } from "../model/index.ts";
 
 export interface Numerics {
   exact: boolean;
   /** x·Wᵀ of rows x and a weight [out, in]. */
   linear(x: Tensor, w: Tensor): Tensor;
   sigmoid(x: Tensor): Tensor;
-  /** a·bᵀ of each of B pairs of matrices, [B, M, K] and [B, N, K]. */
-  bmmT(a_BMK: Tensor, b_BNK: Tensor): Tensor;
+  /** a·b of each of B pairs of matrices. */
+  bmm(a_BMK: Tensor, b_BKN: Tensor): Tensor;
 }
 
-const ops: Record<string, Record<string, (...args: unknown[]) => unknown>> = torch.ops;
-const ownLinear = (x: Tensor, w: Tensor): Tensor => ops.massif!.linear!(x, w) as Tensor;
+const ownLinear = (x: Tensor, w: Tensor): Tensor => torch.ops.massif.linear(x, w) as Tensor;
 
 const exact: Numerics = {
   exact: true,
@@ -31,18 +30,17 @@ const exact: Numerics = {
       .stack([x, torch.zeros_like(x)], -1)
       .softmax(-1)
       .select(-1, 0),
-  bmmT: (a_BMK, b_BNK) => {
-    const b = b_BNK.unbind(0);
-    return torch.stack(a_BMK.unbind(0).map((a_MK, i) => ownLinear(a_MK, b[i]!)));
+  bmm: (a_BMK, b_BKN) => {
+    const b = b_BKN.unbind(0);
+    return torch.stack(a_BMK.unbind(0).map((a_MK, i) => ownLinear(a_MK, b[i]!.mT)));
   },
 };
 
 const fast: Numerics = {
   exact: false,
-  // Our own product packs the weight first, which only more than one row pay back.
-  linear: (x, w) => (runsFused(w) && x.dtype === w.dtype && x.shape.at(-2) !== 1 ? ownLinear(x, w) : plainLinear(x, w)),
+  linear,
   sigmoid: (x) => x.sigmoid(),
-  bmmT: (a_BMK, b_BNK) => a_BMK.bmm(b_BNK.mT),
+  bmm: (a_BMK, b_BKN) => a_BMK.bmm(b_BKN),
 };
 
 /** Throws `engine.exact` where the exact way is wanted and there is none. */

@@ -51,17 +51,30 @@ interface Layout {
   prompts: { from: number; T: number; cos_TR: Tensor; sin_TR: Tensor }[];
 }
 
-export class Stepper {
+export class Stepper implements Disposable {
   readonly #model: Model;
   readonly #blocks: readonly Block[];
   readonly #cache: PagedCache;
   readonly #numerics: Numerics;
+  /** Of each layer, kv_b_proj's parts by head, as views: [H, nope, C] and [H, C, V]. */
+  readonly #absorbing: { key_HnC: Tensor; value_HCV: Tensor }[];
 
   constructor(model: Model, blocks: readonly Block[], cache: PagedCache, numerics: Numerics) {
     this.#model = model;
     this.#blocks = blocks;
     this.#cache = cache;
     this.#numerics = numerics;
+    const { numAttentionHeads: H, qkNopeHeadDim: nope, vHeadDim: V, kvLoraRank: C } = model.config;
+    this.#absorbing = blocks.map((block) => {
+      using _ = torch.scope();
+      const kv_HXC = block.weight("self_attn.kv_b_proj.weight").view([H, nope + V, C]);
+      const [key_HnC, value_HXC] = kv_HXC.split_with_sizes([nope, V], 1) as [Tensor, Tensor];
+      return { key_HnC: torch.keep(key_HnC), value_HCV: torch.keep(value_HXC.mT) };
+    });
+  }
+
+  [Symbol.dispose](): void {
+    for (const { key_HnC, value_HCV } of this.#absorbing) for (const view of [key_HnC, value_HCV]) view.dispose();
   }
 
   /** Writes the latents of all rows and returns the logits that are wanted. The tensors are the caller's to free. */
@@ -202,25 +215,28 @@ export class Stepper {
   #attend(block: Block, x_1ND: Tensor, layout: Layout): Tensor {
     const { kvLoraRank: C, qkNopeHeadDim: nope, qkRopeHeadDim: R, vHeadDim: V, numAttentionHeads: H } = block.config;
     const projected = block.project(x_1ND);
-    const [q_NHK, latent_NC, kPe_NR] = [projected.q_BTHK, projected.latent_BTC, projected.kPe_BTR].map((t) =>
-      t.squeeze(0),
-    ) as [Tensor, Tensor, Tensor];
-    const [qNope_NHn, qPe_NHR] = q_NHK.split_with_sizes([nope, R], -1) as [Tensor, Tensor];
-    const turned_NGR = turn(torch.cat([qPe_NHR, kPe_NR.unsqueeze(1)], 1), layout.turn_N1R);
-    const entries_NW = torch.cat([latent_NC, turned_NGR.select(1, H)], -1);
-    this.#cache.write(block.index, layout.slots_N, entries_NW);
+    const N = x_1ND.shape[1]!;
+    const [qNope_NHn, qPe_NHR] = projected.q_BTHK.view([N, H, nope + R]).split_with_sizes([nope, R], -1) as [
+      Tensor,
+      Tensor,
+    ];
+    const turned_NGR = turn(torch.cat([qPe_NHR, projected.kPe_BTR.reshape([N, 1, R])], 1), layout.turn_N1R);
+    const [qTurned_NHR, kTurned_N1R] = turned_NGR.split_with_sizes([H, 1], 1) as [Tensor, Tensor];
+    const latent_NC = projected.latent_BTC.view([N, C]);
+    this.#cache.write(block.index, layout.slots_N, torch.cat([latent_NC, kTurned_N1R.reshape([N, R])], -1));
 
     const heads: Tensor[] = [];
     const { absorbed: A, groups, prompts } = layout;
     if (A) {
-      const kv_HXC = block.weight("self_attn.kv_b_proj.weight").view([H, nope + V, C]);
-      const { bmmT } = this.#numerics;
-      const qLat_HAC = bmmT(qNope_NHn.narrow(0, 0, A).transpose(0, 1), kv_HXC.narrow(1, 0, nope).mT);
-      const q_AHW = torch.cat([qLat_HAC.transpose(0, 1), turned_NGR.narrow(0, 0, A).narrow(1, 0, H)], -1);
+      const first = (x: Tensor) => (A === N ? x : x.narrow(0, 0, A));
+      const { key_HnC, value_HCV } = this.#absorbing[block.index]!;
+      const qLat_HAC = this.#numerics.bmm(first(qNope_NHn).transpose(0, 1), key_HnC);
+      const q_AHW = torch.cat([qLat_HAC.transpose(0, 1), first(qTurned_NHR)], -1);
       const o_AHC = groups.map((group) => this.#look(block, q_AHW, group));
       const o_HAC = (o_AHC.length === 1 ? o_AHC[0]! : torch.cat(o_AHC)).transpose(0, 1);
       heads.push(
-        bmmT(o_HAC, kv_HXC.narrow(1, nope, V))
+        this.#numerics
+          .bmm(o_HAC, value_HCV)
           .transpose(0, 1)
           .reshape([A, H * V]),
       );
@@ -244,12 +260,12 @@ export class Stepper {
     const [, H, W] = q_AHW.shape as [number, number, number];
     const seen_BSW = this.#cache.read(block.index, tables, B);
     const scores_BTHS = this.#numerics
-      .bmmT(q_AHW.narrow(0, from, B * T).reshape([B, T * H, W]), seen_BSW)
+      .bmm(q_AHW.narrow(0, from, B * T).reshape([B, T * H, W]), seen_BSW.mT)
       .mul_(block.scale)
       .view([B, T, H, -1])
       .masked_fill_(hidden_BT1S, -Infinity);
     const p_BTHS = scores_BTHS.to("float32").softmax(-1).to(seen_BSW.dtype);
-    return this.#numerics.bmmT(p_BTHS.view([B, T * H, -1]), seen_BSW.narrow(-1, 0, C).mT).view([B * T, H, C]);
+    return this.#numerics.bmm(p_BTHS.view([B, T * H, -1]), seen_BSW.narrow(-1, 0, C)).view([B * T, H, C]);
   }
 }
 
