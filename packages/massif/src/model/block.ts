@@ -25,9 +25,8 @@ export interface BlockOutput {
   y_BTD: Tensor;
   /** Largest softmax input of each head over the batch. */
   maxLogit_H: Tensor;
-  /** Experts chosen by each token (int64), and how many tokens chose each expert; layers with experts only. */
+  /** Experts chosen by each token (int64); layers with experts only. */
   idx_Nk?: Tensor;
-  load_E?: Tensor;
   /** The sequence balance loss, already weighted; only when asked for. */
   balance?: Tensor;
 }
@@ -164,7 +163,6 @@ export class Block {
     return {
       y_BTD: y_ND.view(x_BTD.shape),
       idx_Nk,
-      load_E: idx_Nk.flatten().bincount(null, config.nRoutedExperts),
       ...(balance > 0 && { balance: sequenceBalance(scores_NE, x_BTD.shape[0]!, config).mul(balance) }),
     };
   }

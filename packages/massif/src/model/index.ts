@@ -15,7 +15,7 @@ export { type GenerateOptions, generate, generateGreedy } from "./generate.ts";
 export { Model, type ModelOptions } from "./model.ts";
 export { type ModelSize, modelSize, numel, type ParameterSpec, parameterSpecs } from "./parameters.ts";
 export { inverseFrequencies, RotaryTable, softmaxScale } from "./rope.ts";
-export { type Routing, route, sequenceBalance, updateRouterBias } from "./router.ts";
+export { expertLoad, type Routing, route, sequenceBalance, updateRouterBias } from "./router.ts";
 export {
   adjust,
   adjusts,

@@ -58,6 +58,10 @@ export function sequenceBalance(
   return f_BE.mul(p_BE).sum([-1]).mean();
 }
 
+/** How many tokens chose each expert (int64). */
+export const expertLoad = (idx_Nk: Tensor, { nRoutedExperts }: ModelConfig): Tensor =>
+  idx_Nk.flatten().bincount(null, nRoutedExperts);
+
 /**
  * Auxiliary-loss-free balancing, in place: b_i += u·(sign(e_i) − mean_j sign(e_j)), e_i = mean load − load_i. Removing the
  * mean is Moonlight's variant (arXiv 2502.16982, App. C): the biases do not drift together.

@@ -1,7 +1,7 @@
 import { type DType, type Tensor, torch } from "@massif/torch";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { Random } from "../common/index.ts";
-import { checkpointTensors, Model, ModelConfig, sequenceBalance } from "../model/index.ts";
+import { checkpointTensors, expertLoad, Model, ModelConfig, sequenceBalance } from "../model/index.ts";
 import { MuonClipConfig } from "../optim/index.ts";
 import { IGNORE, type Rows } from "./data/index.ts";
 import { Trainer, type TrainerConfig } from "./trainer.ts";
@@ -87,7 +87,7 @@ test("the block-by-block gradient is autograd's through the whole model, balance
     model.context(9, { docStart_BT: of(batch.docStart), balance: 0.5 }),
     (output) => {
       if (output.balance) balance = balance.add(output.balance);
-      if (output.load_E) counted.push(output.load_E.toArray());
+      if (output.idx_Nk) counted.push(expertLoad(output.idx_Nk, model.config).toArray());
     },
   );
   const mean = torch.cross_entropy_loss(model.logits(x).flatten(0, 1), of(batch.targets).to("int64").flatten());

@@ -3,7 +3,7 @@
  * Forward and backward are block by block (tape.ts); the loss is the mean over all targets of the step.
  */
 import { type DType, type Tensor, torch } from "@massif/torch";
-import { Model, modelSize, updateRouterBias } from "../model/index.ts";
+import { expertLoad, Model, modelSize, updateRouterBias } from "../model/index.ts";
 import { MuonClip, type MuonClipConfig } from "../optim/index.ts";
 import { IGNORE, type Rows } from "./data/index.ts";
 import { type Activations, accumulate, Tape, type Trained } from "./tape.ts";
@@ -144,7 +144,7 @@ export class Trainer {
       const output = tape.forward(block, x_BTD, context);
       x_BTD = output.y_BTD;
       maxLogits_H.push(output.maxLogit_H);
-      if (output.load_E) loads_E.push([block.index, output.load_E]);
+      if (output.idx_Nk) loads_E.push([block.index, expertLoad(output.idx_Nk, model.config)]);
     }
     const head = this.#headBackward(x_BTD, targets_BT, weight);
     let grad_BTD = head.grad_BTD;
