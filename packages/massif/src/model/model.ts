@@ -72,10 +72,12 @@ export class Model {
     return linear(this.finalNorm(x), this.parameter("lm_head.weight"));
   }
 
-  /** −log p of each target (−100: ignored, 0), float32 [N]. The N × vocabulary table is never whole in memory. */
-  nll(x_BTD: Tensor, targets_BT: Tensor): Tensor {
+  /** −log p of each target (−100: ignored, 0), float32 [N], of logits divided by `temperature`. The N × vocabulary table
+   *  is never whole in memory. */
+  nll(x_BTD: Tensor, targets_BT: Tensor, temperature = 1): Tensor {
     const head_CD = this.parameter("lm_head.weight");
-    const x_ND = this.finalNorm(x_BTD).flatten(0, 1);
+    const normed_ND = this.finalNorm(x_BTD).flatten(0, 1);
+    const x_ND = temperature === 1 ? normed_ND : normed_ND.div(temperature);
     return linearCrossEntropy(
       x_ND.dtype === head_CD.dtype ? x_ND : x_ND.to(head_CD.dtype),
       head_CD,

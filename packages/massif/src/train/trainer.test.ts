@@ -250,3 +250,38 @@ test.for(["keep", "recompute"] as const)(
       expect(tensor.isfinite().all().item(), name).toBeTruthy();
   },
 );
+
+test("an objective of one's own: its weights are dL/dlog p, and it sees log p at the temperature", () => {
+  const [a, b] = [rows(2, [5, 3], 1), rows(1, [8], 2)];
+  const trainer = make();
+  const { optimizer } = trainer;
+  const gradientOf = (...args: Parameters<Trainer["gradients"]>) => {
+    const { targets } = trainer.gradients(...args);
+    trainer.discard();
+    return { targets, grads: optimizer.groups.map(({ grad }) => grad.toArray()) };
+  };
+  const plain = gradientOf([a, b]);
+  // −1/targets is the mean loss's own weight, to the bit.
+  const seen: Float32Array[] = [];
+  const weigh = (scale: number) => (logp: Float32Array, micro: number) => {
+    seen[micro] = logp;
+    return logp.map(() => -scale / plain.targets);
+  };
+  expect(gradientOf([a, b], { weigh: weigh(1) }).grads).toEqual(plain.grads);
+  // Doubling is exact in binary floating point.
+  const doubled = gradientOf([a, b], { weigh: weigh(2) }).grads;
+  expect(doubled).toEqual(plain.grads.map((grad) => grad.map((g) => 2 * g)));
+  const hot = gradientOf([a, b], { weigh: weigh(1), temperature: 2 });
+  expect(hot.grads).not.toEqual(plain.grads);
+  const [cold, warm] = trainer.logProbs(a, [1, 2]);
+  // With and without the graph kept: the same kernels.
+  expect([...seen[0]!]).toEqual([...warm!].map((v) => expect.closeTo(v, 6)));
+  expect(a.targets.every((target, i) => (target === IGNORE ? cold![i] === 0 : cold![i]! < 0))).toBe(true);
+  // Softmax of halved logits: p₂ ∝ √p₁, by hand from all of the vocabulary's at one place.
+  const each = Array.from({ length: config.vocabSize }, (_, target) => {
+    const one = { ...a, targets: a.targets.map((_, i) => (i === 0 ? target : IGNORE)) };
+    return trainer.logProbs(one, [1])[0]![0]!;
+  });
+  const norm = Math.log(each.reduce((sum, logp) => sum + Math.exp(logp / 2), 0));
+  expect(warm![0]).toBeCloseTo(each[a.targets[0]!]! / 2 - norm, 4);
+});

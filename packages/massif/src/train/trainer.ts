@@ -29,6 +29,16 @@ export interface Gradients {
   load: number[][];
 }
 
+/** dL/dlog p of each target of micro-batch `micro`, [B·T], given log p (0 where there is no target). */
+export type Weigh = (logp: Float32Array, micro: number) => Float32Array;
+
+export interface GradientOptions {
+  /** Default: −1 over all targets of the step, whose gradient is that of the mean negative log-likelihood. */
+  weigh?: Weigh;
+  /** Divides the logits, as when the targets were sampled. */
+  temperature?: number;
+}
+
 export interface Applied {
   /** [layer][head]: γ times the maximum for a clipped head. */
   maxLogitsAfter: number[][];
@@ -72,7 +82,7 @@ export class Trainer {
   }
 
   /** Adds up the gradients of the micro-batches of one step; the weights stay. */
-  gradients(batches: readonly Rows[]): Gradients {
+  gradients(batches: readonly Rows[], { weigh, temperature = 1 }: GradientOptions = {}): Gradients {
     const targets = batches.reduce((n, { targets }) => n + targets.reduce((m, t) => m + (t === IGNORE ? 0 : 1), 0), 0);
     this.optimizer.zeroGrad();
     using _ = torch.scope();
@@ -80,10 +90,15 @@ export class Trainer {
     const losses: Tensor[] = [];
     this.discard();
     const sequences = batches.reduce((n, { batch }) => n + batch, 0);
-    for (const rows of batches) {
+    for (const [micro, rows] of batches.entries()) {
       using inner = torch.scope();
       const balance = (this.config.balanceLoss * rows.batch) / sequences;
-      const { nll, maxLogits_H, loads_E } = this.#micro(rows, 1 / Math.max(1, targets), balance);
+      // Of −log p: what an objective says of log p, with its sign turned.
+      const gradOf = (nll_N: Tensor): Tensor =>
+        weigh
+          ? torch.tensor(weigh(nll_N.neg().toTypedArray() as Float32Array, micro), { device: nll_N.device }).neg()
+          : torch.full_like(nll_N, 1 / Math.max(1, targets));
+      const { nll, maxLogits_H, loads_E } = this.#micro(rows, gradOf, temperature, balance);
       losses.push(inner.keep(nll));
       maxima.push(inner.keep(maxLogits_H));
       for (const [layer, load_E] of loads_E) {
@@ -129,7 +144,8 @@ export class Trainer {
 
   #micro(
     rows: Rows,
-    weight: number,
+    gradOf: (nll_N: Tensor) => Tensor,
+    temperature: number,
     balance: number,
   ): { nll: Tensor; maxLogits_H: Tensor[]; loads_E: [number, Tensor][] } {
     const { model } = this;
@@ -146,7 +162,7 @@ export class Trainer {
       maxLogits_H.push(output.maxLogit_H);
       if (output.idx_Nk) loads_E.push([block.index, expertLoad(output.idx_Nk, model.config)]);
     }
-    const head = this.#headBackward(x_BTD, targets_BT, weight);
+    const head = this.#headBackward(x_BTD, targets_BT, gradOf, temperature);
     let grad_BTD = head.grad_BTD;
     for (let i = model.blocks.length; i-- > 0; ) grad_BTD = tape.backward(grad_BTD);
     using _ = torch.noGrad();
@@ -154,16 +170,21 @@ export class Trainer {
     return { nll: head.nll, maxLogits_H, loads_E };
   }
 
-  /** Loss (the sum over targets) and its gradient, times `weight`, with respect to the last block's output. */
-  #headBackward(x_BTD: Tensor, targets_BT: Tensor, weight: number): { nll: Tensor; grad_BTD: Tensor } {
+  /** Loss (the sum over targets), and the last block's gradient for what `gradOf` says of each token's. */
+  #headBackward(
+    x_BTD: Tensor,
+    targets_BT: Tensor,
+    gradOf: (nll_N: Tensor) => Tensor,
+    temperature: number,
+  ): { nll: Tensor; grad_BTD: Tensor } {
     return torch.tidy(() => {
       const input = x_BTD.detach();
       input.requiresGrad = true;
-      const nll = this.model.nll(input, targets_BT).sum();
+      const nll_N = this.model.nll(input, targets_BT, temperature);
       const inputs = [input, ...this.#head.map((t) => t.weight)];
-      const [grad_BTD, ...dw] = torch.grad(nll, inputs, { gradOutputs: [torch.full_like(nll, weight)] });
+      const [grad_BTD, ...dw] = torch.grad(nll_N, inputs, { gradOutputs: [gradOf(nll_N.detach())] });
       accumulate(this.#head, dw);
-      return { nll: nll.detach(), grad_BTD: grad_BTD! };
+      return { nll: nll_N.detach().sum(), grad_BTD: grad_BTD! };
     });
   }
 
@@ -174,6 +195,15 @@ export class Trainer {
     const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
     const x_BTD = this.model.forward(ids_BT, this.model.context(rows.seqLen, { docStart_BT }));
     return this.model.nll(x_BTD, targets_BT).sum().item();
+  }
+
+  /** log p of each target (0 where there is none), [B·T], at each of the temperatures; one forward pass. */
+  logProbs(rows: Rows, temperatures: readonly number[] = [1]): Float32Array[] {
+    using _ = torch.noGrad();
+    using _scope = torch.scope();
+    const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
+    const x_BTD = this.model.forward(ids_BT, this.model.context(rows.seqLen, { docStart_BT }));
+    return temperatures.map((t) => this.model.nll(x_BTD, targets_BT, t).neg().toTypedArray() as Float32Array);
   }
 
   #tensors({ batch, seqLen, ids, targets, docStart }: Rows): {
