@@ -4,6 +4,7 @@ export * from "./loop.ts";
 export * from "./pretrain.ts";
 export * from "./recipe.ts";
 export * from "./run/index.ts";
+export * from "./sft/index.ts";
 export * from "./snapshot.ts";
 export * from "./tape.ts";
 export * from "./trainer.ts";

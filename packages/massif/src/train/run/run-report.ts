@@ -27,7 +27,10 @@ export function runReport(dir: string, options: RunReportOptions = {}): ReportDa
     summaryTable(rows),
     charts("Learning", "The band is the spread of single steps around their mean.", [
       lineChart("training loss (nats a token)", rows, "loss"),
-      lineChart("held-out bits per byte", rows, "evalBitsPerByte"),
+      // Of text, bits per byte; of conversations, the loss itself.
+      rows.some((row) => row.evalBitsPerByte !== undefined)
+        ? lineChart("held-out bits per byte", rows, "evalBitsPerByte")
+        : lineChart("held-out loss (nats a token)", rows, "evalLoss"),
     ]),
     logitSection(rows, options.logitThreshold),
     loadSection(rows),
