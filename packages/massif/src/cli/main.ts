@@ -32,6 +32,10 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
     summary: "checks tool schemas by Moonshot's rules (walle)",
     load: async () => (await import("./schema.ts")).schema,
   },
+  sft: {
+    summary: "fine-tune a model on conversations, trajectories and demonstrations of worlds",
+    load: async () => (await import("./sft.ts")).sft,
+  },
   start: {
     summary: "the main job: text, tokenizer, a K2 model that learned it, samples and a report (npm start)",
     load: async () => (await import("./start.ts")).start,

@@ -20,6 +20,8 @@ export interface SftOptions {
   resume?: boolean | "auto";
   progress: Progress;
   signal?: AbortSignal;
+  /** What is kept of the recipe in config.json, where it is more than that. */
+  config?: object;
   /** More files of rows, made once the run's folder is this process's own. The same at every call. */
   more?: () => Promise<string[]>;
   /** Looks at the model beyond its held-out loss: metrics for the row of the step. */
@@ -43,9 +45,9 @@ export interface SftResult {
 export async function sft(recipe: SftRecipe, options: SftOptions): Promise<SftResult> {
   const { base, dir, progress } = options;
   using run = openRun(dir, {
-    config: recipe,
+    config: options.config ?? recipe,
     resume: options.resume ?? false,
-    mayChange: ["logging", "checkpoint", "evaluation.every"],
+    mayChange: ["logging", "checkpoint", "evaluation.every", "rollouts", "rounds"],
     keep: recipe.checkpoint.keep,
     facts: { seed: recipe.seed, device: recipe.device, torch: torch.info().torch, threads: torch.getNumThreads() },
     warn: (text) => progress.print(text),
