@@ -1,0 +1,402 @@
+/** `/v1/messages` of Anthropic, both versions of its specification: request → ChatRequest, events → its named events or
+ *  one message (serving-and-agent.md §4). */
+import { createHmac } from "node:crypto";
+import { z } from "zod";
+import { type Message, readMessages, type ToolSpec } from "../chat/index.ts";
+import type { Finish, Usage } from "../llm/index.ts";
+import type { Backend } from "./backend.ts";
+import { readFields } from "./body.ts";
+import { invalid } from "./errors.ts";
+import { checkMessages, checkSchema, SchemaField, Stop, samplingOf, toolsOf } from "./fields.ts";
+import type { Call, Tagged } from "./service.ts";
+
+/** Versions that differ for us: the second took the sampling fields away. */
+export const anthropicVersions = ["2023-06-01", "2026-10-21"] as const;
+export type AnthropicVersion = (typeof anthropicVersions)[number];
+
+/** Throws 400 for a version that is not known. Without one it is the first. */
+export function readVersion(header: string | undefined): AnthropicVersion {
+  if (header === undefined) return "2023-06-01";
+  const found = anthropicVersions.find((version) => version === header);
+  if (!found)
+    throw invalid("anthropic-version", `${header.slice(0, 40)} is not one of ${anthropicVersions.join(", ")}`);
+  return found;
+}
+
+const CacheControl = z.unknown().optional();
+const Text = z.object({ type: z.literal("text"), text: z.string(), citations: z.unknown().optional() });
+const Block = z.discriminatedUnion(
+  "type",
+  [
+    Text,
+    z.object({
+      type: z.literal("tool_use"),
+      id: z.string(),
+      name: z.string(),
+      input: z.record(z.string(), z.unknown()),
+    }),
+    z.object({
+      type: z.literal("tool_result"),
+      tool_use_id: z.string(),
+      content: z.union([z.string(), z.array(Text, "text blocks: K2 reads no images")]).nullish(),
+      is_error: z.boolean().nullish(),
+    }),
+    z.object({ type: z.literal("thinking"), thinking: z.string(), signature: z.string().nullish() }),
+    z.object({ type: z.literal("redacted_thinking"), data: z.string() }),
+  ],
+  {
+    error: (issue) =>
+      issue.code === "invalid_union"
+        ? "a block this model cannot read: text, tool_use, tool_result, thinking"
+        : undefined,
+  },
+);
+type Block = z.output<typeof Block>;
+
+const tokens = z.int().min(1);
+const shape = {
+  model: z.string(),
+  messages: z.array(
+    z.object({
+      role: z.enum(["user", "assistant", "system"]),
+      content: z.union([z.string(), z.array(Block)]),
+    }),
+  ),
+  system: z.union([z.string(), z.array(Text)]).optional(),
+  tools: z
+    .array(
+      z.object({
+        type: z.literal("custom", "only tools of the client: this server has none of its own").nullish(),
+        name: z.string(),
+        description: z.string().nullish(),
+        input_schema: SchemaField,
+        strict: z.boolean().nullish(),
+      }),
+    )
+    .optional(),
+  tool_choice: z
+    .object({
+      type: z.enum(["auto", "any", "tool", "none"]),
+      name: z.string().optional(),
+      disable_parallel_tool_use: z.boolean().nullish(),
+    })
+    .optional(),
+  thinking: z
+    .object({
+      type: z.enum(["enabled", "disabled", "adaptive"]),
+      budget_tokens: z.int().min(1).optional(),
+      display: z.unknown().optional(),
+    })
+    .optional(),
+  output_config: z
+    .object({
+      effort: z.string().max(32).nullish(),
+      format: z.object({ type: z.literal("json_schema"), schema: SchemaField }).nullish(),
+    })
+    .optional(),
+  stop_sequences: Stop.optional(),
+  stream: z.boolean().optional(),
+  temperature: z.number().min(0).max(1).optional(),
+  top_p: z.number().min(0).max(1).optional(),
+  top_k: z.int().min(0).optional(),
+  metadata: z.object({ user_id: z.string().nullish() }).optional(),
+  service_tier: z.enum(["auto", "standard_only"]).optional(),
+  cache_control: CacheControl,
+  container: z.undefined("this server has no containers").optional(),
+  mcp_servers: z.undefined("this server calls no MCP servers").optional(),
+  explain: z.boolean().optional(),
+};
+const CountBody = z.object({ ...shape, max_tokens: tokens.optional() });
+const MessagesBody = z.object({ ...shape, max_tokens: tokens });
+
+export interface MessagesCall extends Call {
+  /** Whether thinking is shown. */
+  thinking: boolean;
+  /** Thinking of the history whose signature is not ours; it was taken nevertheless. */
+  unsigned: boolean;
+}
+
+export interface MessagesOptions {
+  version: AnthropicVersion;
+  /** Signs thinking, so that one can tell what this server wrote. */
+  secret: string;
+  ignoreUnknown?: boolean;
+  /** Without `max_tokens`: for counting. */
+  count?: boolean;
+}
+
+/** K2-Instruct's own temperature scale: theirs times 0.6; 1 where none is sent (kimi-k2.md §7.12). */
+const INSTRUCT_SCALE = 0.6;
+
+/** Throws 400 that names the field. */
+export function readMessagesCall(
+  body: Record<string, unknown>,
+  backend: Backend,
+  { version, secret, ignoreUnknown = false, count = false }: MessagesOptions,
+): MessagesCall {
+  const fields = readFields(count ? CountBody : MessagesBody, body, { ignoreUnknown });
+  if (version !== "2023-06-01") {
+    const old = (["temperature", "top_p", "top_k"] as const).find((name) => fields[name] !== undefined);
+    if (old) throw invalid(old, `taken away by anthropic-version ${version}`);
+  }
+  const tools = (fields.tools ?? []).map(
+    ({ name, description, input_schema, strict }): ToolSpec => ({
+      type: "function",
+      function: {
+        name,
+        ...(description != null && { description }),
+        parameters: input_schema,
+        ...(strict != null && { strict }),
+      },
+    }),
+  );
+  const { tool_choice: choice, thinking, output_config: output } = fields;
+  if (choice?.type === "tool" && choice.name === undefined) throw invalid("tool_choice.name", "which tool?");
+  const format = output?.format ? ({ ...output.format, name: "output" } as const) : undefined;
+  if (format) checkSchema(format.schema, "output_config.format.schema");
+  const history = new History(secret);
+  const messages = history.read(fields.system, fields.messages);
+  checkMessages(messages, format);
+  const scaled = version === "2023-06-01" && backend.format?.template.startsWith("instruct");
+  const temperature = scaled ? (fields.temperature ?? 1) * INSTRUCT_SCALE : fields.temperature;
+  const sampling = samplingOf(
+    { ...fields, temperature, stop: fields.stop_sequences, top_k: fields.top_k || undefined },
+    fields.max_tokens,
+  );
+  const reasoning = {
+    ...(thinking?.type === "enabled" && { enabled: true }),
+    ...(thinking?.type === "disabled" && { enabled: false }),
+    ...(thinking?.budget_tokens !== undefined && { budget: thinking.budget_tokens }),
+    ...(output?.effort != null && { effort: output.effort }),
+  };
+  const named = { auto: "auto", any: "required", none: "none", tool: { name: choice?.name ?? "" } } as const;
+  return {
+    model: fields.model,
+    n: 1,
+    stream: fields.stream ?? false,
+    explain: fields.explain ?? false,
+    thinking: thinking?.type !== "disabled",
+    unsigned: history.unsigned,
+    chat: {
+      messages,
+      ...toolsOf(
+        tools,
+        choice && named[choice.type],
+        choice?.disable_parallel_tool_use == null ? undefined : !choice.disable_parallel_tool_use,
+      ),
+      ...(format && { responseFormat: format }),
+      ...(Object.keys(reasoning).length && { reasoning }),
+      ...(Object.keys(sampling).length && { sampling }),
+      metadata: { ...(fields.metadata?.user_id != null && { user: fields.metadata.user_id }) },
+    },
+  };
+}
+
+type Said = z.output<(typeof shape)["messages"]>[number];
+
+/** Blocks to messages: results become messages of their own, before the text they came with. */
+class History {
+  /** Some thinking carries no signature of ours. */
+  unsigned = false;
+  readonly #secret: string;
+
+  constructor(secret: string) {
+    this.#secret = secret;
+  }
+
+  read(system: string | { text: string }[] | undefined, said: readonly Said[]): Message[] {
+    const plain: unknown[] = [];
+    if (system?.length)
+      plain.push({ role: "system", content: typeof system === "string" ? system : system.map((b) => b.text).join("") });
+    for (const [i, { role, content }] of said.entries()) {
+      const blocks: Block[] = typeof content === "string" ? [{ type: "text", text: content }] : content;
+      if (role === "assistant") plain.push(this.#assistant(blocks, i, i === said.length - 1));
+      else plain.push(...this.#user(blocks, role, i));
+    }
+    return readMessages(plain);
+  }
+
+  #assistant(blocks: readonly Block[], i: number, last: boolean): unknown {
+    const calls: unknown[] = [];
+    let [text, reasoning] = ["", ""];
+    for (const [j, block] of blocks.entries()) {
+      if (block.type === "text") text += block.text;
+      else if (block.type === "thinking") {
+        reasoning += block.thinking;
+        if (block.signature !== sign(this.#secret, block.thinking)) this.unsigned = true;
+      } else if (block.type === "redacted_thinking") this.unsigned = true;
+      else if (block.type === "tool_use")
+        calls.push({ id: block.id, function: { name: block.name, arguments: JSON.stringify(block.input) } });
+      else throw invalid(`messages[${i}].content[${j}]`, "a tool_result of the assistant");
+    }
+    return {
+      role: "assistant",
+      content: text,
+      ...(reasoning && { reasoning_content: reasoning }),
+      ...(calls.length && { tool_calls: calls }),
+      // Anthropic's prefill: the answer goes on from it.
+      ...(last && !calls.length && { partial: true }),
+    };
+  }
+
+  #user(blocks: readonly Block[], role: "user" | "system", i: number): unknown[] {
+    const results: unknown[] = [];
+    let text: string | undefined;
+    for (const [j, block] of blocks.entries()) {
+      if (block.type === "text") text = (text ?? "") + block.text;
+      else if (block.type === "tool_result") {
+        const { content } = block;
+        const said = typeof content === "string" ? content : (content ?? []).map((part) => part.text).join("");
+        results.push({
+          role: "tool",
+          tool_call_id: block.tool_use_id,
+          content: block.is_error ? `Error: ${said}` : said,
+        });
+      } else throw invalid(`messages[${i}].content[${j}]`, `a ${block.type} of the ${role}`);
+    }
+    return text === undefined && results.length ? results : [...results, { role, content: text ?? "" }];
+  }
+}
+
+export const sign = (secret: string, thinking: string): string =>
+  createHmac("sha256", secret).update(thinking).digest("base64");
+
+/** Prompt tokens are told in three parts that add up. */
+export function anthropicUsage({ promptTokens, completionTokens, cachedTokens = 0 }: Usage): Record<string, number> {
+  return {
+    input_tokens: promptTokens - cachedTokens,
+    cache_creation_input_tokens: 0,
+    cache_read_input_tokens: cachedTokens,
+    output_tokens: completionTokens,
+  };
+}
+
+export function stopReason(reason: Finish, stop: string | undefined): string {
+  if (reason === "content_filter") return "refusal";
+  if (reason === "length") return "max_tokens";
+  if (reason === "tool_calls") return "tool_use";
+  return stop === undefined ? "end_turn" : "stop_sequence";
+}
+
+type Wire = Record<string, unknown>;
+const ZERO: Usage = { promptTokens: 0, completionTokens: 0 };
+
+/** Events to Anthropic's. Indices go up by one from block to block, and blocks never overlap. */
+export class MessageEvents {
+  readonly #options: { id: string; model: string; secret: string; thinking: boolean; promptTokens: number };
+  #index = -1;
+  #open: "text" | "thinking" | "tool_use" | undefined;
+  #thought = "";
+  #usage = ZERO;
+  #finished = false;
+
+  /** `promptTokens` is what is known before the model answers; the last event tells what was counted. */
+  constructor(options: { id: string; model: string; secret: string; thinking: boolean; promptTokens: number }) {
+    this.#options = options;
+  }
+
+  start(): Wire {
+    const { id, model, promptTokens } = this.#options;
+    const usage = anthropicUsage({ promptTokens, completionTokens: 0 });
+    const message = { id, type: "message", role: "assistant", model, content: [], stop_reason: null };
+    return { type: "message_start", message: { ...message, stop_sequence: null, usage } };
+  }
+
+  *push({ event }: Tagged): Generator<Wire> {
+    switch (event.type) {
+      case "text":
+        if (this.#open !== "text") yield* this.#begin("text", { type: "text", text: "" });
+        yield this.#delta({ type: "text_delta", text: event.text });
+        break;
+      case "reasoning":
+        if (!this.#options.thinking) break;
+        if (this.#open !== "thinking")
+          yield* this.#begin("thinking", { type: "thinking", thinking: "", signature: "" });
+        this.#thought += event.text;
+        yield this.#delta({ type: "thinking_delta", thinking: event.text });
+        break;
+      case "tool-call-begin":
+        yield* this.#begin("tool_use", { type: "tool_use", id: event.id, name: event.name, input: {} });
+        break;
+      case "tool-call-delta":
+        yield this.#delta({ type: "input_json_delta", partial_json: event.arguments });
+        break;
+      case "tool-call-end":
+        yield* this.#end();
+        break;
+      case "usage":
+        this.#usage = event.usage;
+        break;
+      case "finish": {
+        yield* this.#end();
+        const delta = {
+          stop_reason: stopReason(event.reason, event.stop),
+          stop_sequence: event.reason === "stop" ? (event.stop ?? null) : null,
+        };
+        yield { type: "message_delta", delta, usage: anthropicUsage(this.#usage) };
+        yield { type: "message_stop" };
+        this.#finished = true;
+      }
+    }
+  }
+
+  get finished(): boolean {
+    return this.#finished;
+  }
+
+  *#begin(kind: "text" | "thinking" | "tool_use", content_block: Wire): Generator<Wire> {
+    yield* this.#end();
+    this.#open = kind;
+    yield { type: "content_block_start", index: ++this.#index, content_block };
+  }
+
+  #delta(delta: Wire): Wire {
+    return { type: "content_block_delta", index: this.#index, delta };
+  }
+
+  *#end(): Generator<Wire> {
+    if (!this.#open) return;
+    if (this.#open === "thinking") {
+      yield this.#delta({ type: "signature_delta", signature: sign(this.#options.secret, this.#thought) });
+      this.#thought = "";
+    }
+    this.#open = undefined;
+    yield { type: "content_block_stop", index: this.#index };
+  }
+}
+
+/** The message that the events make: what a client assembles, so that streamed and whole answers are one. */
+export function anthropicMessage(events: Iterable<Wire>): Wire {
+  let message: Wire = {};
+  const content: Wire[] = [];
+  let json = "";
+  for (const event of events) {
+    if (event.type === "message_start") message = { ...(event.message as Wire) };
+    else if (event.type === "content_block_start") {
+      content.push({ ...(event.content_block as Wire) });
+      json = "";
+    } else if (event.type === "content_block_delta") {
+      const block = content.at(-1)!;
+      const delta = event.delta as Record<string, string>;
+      if (delta.type === "text_delta") block.text = `${block.text}${delta.text}`;
+      else if (delta.type === "thinking_delta") block.thinking = `${block.thinking}${delta.thinking}`;
+      else if (delta.type === "signature_delta") block.signature = delta.signature;
+      else json += delta.partial_json;
+    } else if (event.type === "content_block_stop") {
+      const block = content.at(-1)!;
+      if (block.type === "tool_use") block.input = inputOf(json);
+    } else if (event.type === "message_delta") message = { ...message, ...(event.delta as Wire), usage: event.usage };
+  }
+  return { ...message, content };
+}
+
+/** The protocol wants an object where the model's text may be none: then the text is its only member. */
+function inputOf(json: string): unknown {
+  try {
+    const value: unknown = JSON.parse(json || "{}");
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) return value;
+  } catch {
+    // Not JSON: told below as it stands.
+  }
+  return { _raw: json };
+}

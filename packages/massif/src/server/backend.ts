@@ -1,0 +1,85 @@
+/** What a server serves: a `LanguageModel`, and what is known of it beside. */
+import { encodeSegments, render, renderedText, type TemplateName, type ToolStyle } from "../chat/index.ts";
+import type { ChatRequest, LanguageModel, ModelEvent, Sampling, TokenInfo } from "../llm/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
+
+/** The K2 format of a model whose prompts are made here. */
+export interface Format {
+  tokenizer: Tokenizer;
+  template: TemplateName;
+  toolStyle?: ToolStyle;
+}
+
+/** A continuation of bare text or ids. */
+export interface RawRequest {
+  prompt: readonly number[];
+  /** `maxTokens` 0 computes the prompt only. */
+  sampling: Sampling & { maxTokens: number };
+  /** Asks for log-probabilities, and for so many of the likeliest. */
+  logprobs?: number;
+  /** Asks for those of the prompt too: one `prompt` event, first; its first token has none. */
+  promptLogprobs?: boolean;
+  stopIds?: readonly number[];
+  minTokens?: number;
+  signal?: AbortSignal;
+}
+export type RawEvent =
+  | Extract<ModelEvent, { type: "text" | "tokens" | "usage" | "finish" }>
+  | { type: "prompt"; tokens: TokenInfo[] };
+
+/** The weights behind a model, for reinforcement learning. */
+export interface Control {
+  readonly version: number;
+  readonly paused: boolean;
+  pause(): void;
+  resume(): void;
+  /** Takes the weights of a folder. Returns the new version. */
+  update(folder: string, underWay: "finish" | "abort"): Promise<number>;
+}
+
+/** What vLLM's metrics tell of an engine. */
+export interface Gauges {
+  running: number;
+  waiting: number;
+  /** Share of the cache's blocks that are held, 0 to 1. */
+  cacheUsage: number;
+  prefixQueries: number;
+  prefixHits: number;
+  preemptions: number;
+}
+
+export interface Backend {
+  /** What clients call it; `*` stands for every name. The first is shown. */
+  readonly names: readonly string[];
+  readonly model: LanguageModel;
+  readonly format?: Format;
+  /** Most tokens of prompt and answer. */
+  readonly contextLength?: number;
+  /** Fields that only an upstream understands are passed on to it; without, they are refused. */
+  readonly passesFields?: boolean;
+  /** What cannot be asked of it, by field, with the reason. */
+  readonly cannot?: Readonly<Record<string, string>>;
+  raw?(request: RawRequest): AsyncIterable<RawEvent>;
+  /** The prompt as the model gets it, where it is made here. */
+  prompt?(request: ChatRequest): Prompt;
+  readonly control?: Control;
+  gauges?(): Gauges;
+}
+
+export interface Prompt {
+  rendered: string;
+  ids: number[];
+}
+
+/** The prompt of a request in the K2 format. */
+export function renderPrompt({ template, toolStyle, tokenizer }: Format, request: ChatRequest): Prompt {
+  const segments = render({
+    template,
+    messages: request.messages,
+    tools: request.tools ?? [],
+    addGenerationPrompt: true,
+    ...(toolStyle && { toolStyle }),
+    ...(request.reasoning?.keep && { keepReasoning: true }),
+  });
+  return { rendered: renderedText(segments), ids: encodeSegments(segments, tokenizer).ids };
+}

@@ -1,0 +1,127 @@
+/** Our own engine as a backend: conversations, bare continuations, weights, gauges. */
+import { type TemplateName, type ToolStyle, thinks } from "../chat/index.ts";
+import { type Engine, engineModel } from "../engine/index.ts";
+import type { ChatRequest, Sampling, TokenInfo } from "../llm/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
+import {
+  type Backend,
+  type Control,
+  type Format,
+  type Prompt,
+  type RawEvent,
+  type RawRequest,
+  renderPrompt,
+} from "./backend.ts";
+
+export interface EngineBackendOptions {
+  names: readonly string[];
+  template: TemplateName;
+  toolStyle?: ToolStyle;
+  /** What requests leave out. */
+  sampling?: Sampling;
+}
+
+/** Throws `engine.tokenizer` for an engine without one. */
+export function engineBackend(engine: Engine, { names, template, toolStyle, sampling }: EngineBackendOptions): Backend {
+  const style = toolStyle && { toolStyle };
+  const model = engineModel(engine, { template, name: names[0]!, ...style, ...(sampling && { sampling }) });
+  const tokenizer = engine.tokenizer!;
+  const format: Format = { tokenizer, template, ...style };
+  return {
+    names,
+    model,
+    format,
+    contextLength: engine.contextLength,
+    prompt: (request) => withThink(format, request),
+    raw: (request) => continueRaw(engine, tokenizer, request),
+    control: controlOf(engine),
+    gauges() {
+      const { running, waiting, blocks, promptTokens, cachedTokens, preemptions } = engine.metrics();
+      const usage = { cacheUsage: blocks.held / blocks.total, prefixQueries: promptTokens, prefixHits: cachedTokens };
+      return { running, waiting, preemptions, ...usage };
+    },
+  };
+}
+
+const controlOf = (engine: Engine): Control => ({
+  get version() {
+    return engine.version;
+  },
+  get paused() {
+    return engine.metrics().paused;
+  },
+  pause: () => engine.pause(),
+  resume: () => engine.resume(),
+  update: (folder, underWay) => engine.updateWeights(folder, { underWay }),
+});
+
+/** The engine's prompt: where a grammar holds the answer, or thinking is off, it says how the turn begins. */
+function withThink(format: Format, request: ChatRequest): Prompt {
+  const { special } = format.tokenizer;
+  const prompt = renderPrompt(format, request);
+  const [think, thinkEnd] = [special.get("<think>"), special.get("</think>")];
+  const wanted = request.reasoning?.enabled ?? true;
+  const { tools, toolChoice, responseFormat } = request;
+  const forced = toolChoice === "required" || typeof toolChoice === "object";
+  const enforced = !!tools?.length || forced || (responseFormat !== undefined && responseFormat.type !== "text");
+  const begun = prompt.ids.at(-1) !== special.get("<|im_middle|>");
+  if (!thinks(format.template) || think === undefined || thinkEnd === undefined || begun || (wanted && !enforced))
+    return prompt;
+  return {
+    rendered: `${prompt.rendered}<think>${wanted ? "" : "</think>"}`,
+    ids: [...prompt.ids, think, ...(wanted ? [] : [thinkEnd])],
+  };
+}
+
+async function* continueRaw(
+  engine: Engine,
+  tokenizer: Tokenizer,
+  { prompt, sampling, logprobs, promptLogprobs, stopIds, minTokens, signal }: RawRequest,
+): AsyncGenerator<RawEvent, void, undefined> {
+  const { logitBias, stop, ...rest } = sampling;
+  const bias = logitBias && new Map(Object.entries(logitBias).map(([id, by]) => [Number(id), by]));
+  const generation = engine.generate({
+    ...rest,
+    prompt,
+    temperature: sampling.temperature ?? 1,
+    ...(bias && { logitBias: bias }),
+    ...(stop && { stop }),
+    ...(stopIds && { stopIds }),
+    ...(minTokens && { minTokens }),
+    ...(logprobs && { topLogprobs: logprobs }),
+    ...(promptLogprobs && { promptLogprobs }),
+    ...(signal && { signal }),
+  });
+  const info = (id: number, logprob?: number): TokenInfo => {
+    const bytes = tokenizer.tokenBytes(id);
+    const text = new TextDecoder().decode(bytes);
+    return {
+      id,
+      bytes: [...bytes],
+      ...(!text.includes("\uFFFD") && { text }),
+      ...(logprob !== undefined && { logprob }),
+    };
+  };
+  let told = !promptLogprobs;
+  const tellPrompt = (): RawEvent => {
+    told = true;
+    const logprobs = generation.promptLogprobs!;
+    return { type: "prompt", tokens: prompt.map((id, i) => info(id, i ? logprobs[i]! : undefined)) };
+  };
+  let finish: RawEvent = { type: "finish", reason: "length" };
+  for await (const token of generation) {
+    if (!told) yield tellPrompt();
+    const { id, logprob, top, text } = token;
+    const likely = top?.map((other) => info(other.id, other.logprob));
+    yield { type: "tokens", tokens: [{ ...info(id, logprob), ...(likely && { top: likely }) }] };
+    if (text) yield { type: "text", text };
+    if (token.finish) {
+      const { reason, stop } = token.finish;
+      finish = { type: "finish", reason, ...(typeof stop === "string" && { stop }) };
+    }
+  }
+  if (!told) yield tellPrompt();
+  const { promptTokens, completionTokens, cachedTokens } = generation;
+  yield { type: "usage", usage: { promptTokens, completionTokens, cachedTokens } };
+  yield finish;
+}

@@ -1,0 +1,9 @@
+/** OpenAI's, Anthropic's and the Responses API over any `LanguageModel`. */
+export { createApp } from "./app.ts";
+export type { Backend, Control, Format, Gauges, RawEvent, RawRequest } from "./backend.ts";
+export { type EngineBackendOptions, engineBackend } from "./engine.ts";
+export { ApiError } from "./errors.ts";
+export type { AppOptions } from "./http.ts";
+export { type KeyOptions, Keys } from "./keys.ts";
+export { type Listening, type ListenOptions, listen } from "./listen.ts";
+export { Service, type ServiceOptions } from "./service.ts";

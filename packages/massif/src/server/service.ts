@@ -1,0 +1,279 @@
+/** One request for one or more answers, whichever dialect asked: model, slot, key, events, numbers. */
+import { MassifError } from "../common/index.ts";
+import { type ChatRequest, estimateUsage, type ModelEvent, type Usage } from "../llm/index.ts";
+import type { Backend, RawEvent, RawRequest } from "./backend.ts";
+import { ApiError, CLIENT_GONE, toApiError } from "./errors.ts";
+import type { Key } from "./keys.ts";
+import { Metrics } from "./metrics.ts";
+import { Slots } from "./slots.ts";
+
+export interface ServiceOptions {
+  /** Requests at once. Default 256. */
+  running?: number;
+  /** Requests that wait. Default 1024. */
+  waiting?: number;
+  /** Milliseconds of some clock. Default `performance.now`. */
+  now?: () => number;
+}
+
+/** What is asked, in no dialect. */
+export interface Call {
+  model: string;
+  chat: ChatRequest;
+  /** Answers. */
+  n: number;
+  stream: boolean;
+  /** The answer carries what became of the request. */
+  explain: boolean;
+}
+
+export interface Caller {
+  requestId: string;
+  key?: Key;
+  /** Fires when the client is gone. */
+  signal: AbortSignal;
+}
+
+export interface Tagged {
+  choice: number;
+  event: ModelEvent;
+}
+
+export interface TaggedRaw {
+  choice: number;
+  event: RawEvent;
+}
+
+/** What `explain` tells. */
+export interface Explanation {
+  model: string;
+  prompt?: string;
+  prompt_ids?: number[];
+  request: unknown;
+  queue_ms: number;
+  first_event_ms?: number;
+  total_ms?: number;
+  cached_tokens?: number;
+  weight_version?: number;
+  problems: { choice: number; code: string; text: string }[];
+}
+
+export class Service {
+  readonly metrics = new Metrics();
+  readonly slots: Slots;
+  readonly now: () => number;
+  readonly #backends: Backend[] = [];
+  /** Draining: no new requests. */
+  closing = false;
+  /** Undefined once everything is loaded; then the reason why not. */
+  loading: string | undefined;
+  readonly #underWay = new Set<AbortController>();
+  #onIdle: (() => void)[] = [];
+
+  constructor({ running = 256, waiting = 1024, now = () => performance.now() }: ServiceOptions = {}) {
+    this.slots = new Slots({ running, waiting });
+    this.now = now;
+  }
+
+  add(backend: Backend): void {
+    this.#backends.push(backend);
+  }
+
+  get backends(): readonly Backend[] {
+    return this.#backends;
+  }
+
+  /** The backend that answers to a name. Throws 404, and 503 while loading or closing. */
+  backend(name: string): Backend {
+    if (this.closing) throw new ApiError(503, "the server is shutting down", { retryAfter: 1000 });
+    if (this.loading !== undefined) throw new ApiError(503, this.loading, { code: "loading", retryAfter: 5000 });
+    const found =
+      this.#backends.find(({ names }) => names.includes(name)) ??
+      this.#backends.find(({ names }) => names.includes("*"));
+    if (found) return found;
+    const known = this.#backends.map(({ names }) => names[0]).join(", ");
+    const trouble = { param: "model", code: "model_not_found" };
+    throw new ApiError(404, `there is no model ${JSON.stringify(name.slice(0, 200))} here, but ${known}`, trouble);
+  }
+
+  /** Every event of all answers, as they come. Leaving the loop, or the caller's signal, ends the request at the model at
+   *  once. Throws ApiError. `explanation` is filled in on the way. */
+  run(call: Call, caller: Caller, explanation?: Explanation): AsyncGenerator<Tagged, void, undefined> {
+    const backend = this.backend(call.model);
+    const asked = { n: call.n, chat: call.chat, maxTokens: call.chat.sampling?.maxTokens };
+    return this.#serve(backend, caller, asked, (signal) => streams(backend, call, caller, signal), explanation);
+  }
+
+  /** The same of bare continuations, one a choice. */
+  runRaw(
+    backend: Backend,
+    requests: readonly RawRequest[],
+    caller: Caller,
+  ): AsyncGenerator<TaggedRaw, void, undefined> {
+    const asked = { n: requests.length, maxTokens: requests[0]?.sampling.maxTokens };
+    const open = (signal: AbortSignal) => requests.map((request) => backend.raw!({ ...request, signal }));
+    return this.#serve(backend, caller, asked, open);
+  }
+
+  async *#serve<E extends ModelEvent | RawEvent>(
+    backend: Backend,
+    caller: Caller,
+    { n, chat, maxTokens }: { n: number; chat?: ChatRequest; maxTokens: number | undefined },
+    open: (signal: AbortSignal) => readonly AsyncIterable<E>[],
+    explanation?: Explanation,
+  ): AsyncGenerator<{ choice: number; event: E }, void, undefined> {
+    const labels = { model_name: backend.names[0]!, engine: "0" };
+    const { metrics, now } = this;
+    const arrived = now();
+    const controller = new AbortController();
+    const gone = () => controller.abort(caller.signal.reason);
+    caller.signal.addEventListener("abort", gone, { once: true });
+    if (caller.signal.aborted) gone();
+    const leave = caller.key?.enter(Date.now());
+    this.#underWay.add(controller);
+    let release: (() => void) | undefined;
+    const usages: (Usage | undefined)[] = [];
+    const said: ModelEvent[][] = Array.from({ length: n }, () => []);
+    const counted = (choice: number): Usage | undefined =>
+      usages[choice] ?? (chat && said[choice]!.length ? estimateUsage(chat, said[choice]!) : undefined);
+    try {
+      release = await this.slots.acquire(controller.signal);
+      const started = now();
+      metrics.observe("vllm:request_queue_time_seconds", labels, (started - arrived) / 1000);
+      metrics.observe("vllm:request_params_n", labels, n);
+      if (maxTokens !== undefined) metrics.observe("vllm:request_params_max_tokens", labels, maxTokens);
+      if (explanation) explanation.queue_ms = started - arrived;
+      let last: number | undefined;
+      for await (const tagged of merge(open(controller.signal))) {
+        const { choice, event } = tagged;
+        const at = now();
+        if (event.type === "usage") usages[choice] = event.usage;
+        else if (event.type === "finish") {
+          if (!usages[choice] && chat) {
+            // Every dialect owes its client a usage.
+            usages[choice] = estimateUsage(chat, said[choice]!);
+            yield { choice, event: { type: "usage", usage: usages[choice] } as E };
+          }
+          metrics.add("vllm:request_success_total", { ...labels, finished_reason: event.reason });
+        } else if (event.type === "problem") explanation?.problems.push({ choice, code: event.code, text: event.text });
+        else if (event.type !== "start" && event.type !== "prompt") {
+          const name = last === undefined ? "vllm:time_to_first_token_seconds" : "vllm:inter_token_latency_seconds";
+          metrics.observe(name, labels, (at - (last ?? arrived)) / 1000);
+          if (last === undefined && explanation) explanation.first_event_ms = at - arrived;
+          last = at;
+          if (event.type !== "tokens") said[choice]!.push(event);
+        }
+        yield tagged;
+      }
+      metrics.observe("vllm:e2e_request_latency_seconds", labels, (now() - arrived) / 1000);
+    } catch (error) {
+      const told = caller.signal.aborted ? new ApiError(CLIENT_GONE, "the client is gone") : toApiError(error);
+      const finished_reason = told.status === CLIENT_GONE ? "abort" : "error";
+      metrics.add("vllm:request_success_total", { ...labels, finished_reason });
+      throw told;
+    } finally {
+      controller.abort();
+      caller.signal.removeEventListener("abort", gone);
+      this.#underWay.delete(controller);
+      release?.();
+      leave?.();
+      const usage = totalUsage(said.map((_, choice) => counted(choice)));
+      metrics.add("vllm:prompt_tokens_total", labels, usage.promptTokens);
+      metrics.add("vllm:generation_tokens_total", labels, usage.completionTokens);
+      caller.key?.spend(usage.promptTokens + usage.completionTokens, Date.now());
+      if (explanation) {
+        explanation.total_ms = now() - arrived;
+        explanation.cached_tokens = usage.cachedTokens ?? 0;
+      }
+      if (!this.#underWay.size) for (const idle of this.#onIdle.splice(0)) idle();
+    }
+  }
+
+  /** The beginning of what `explain` tells. */
+  explain(call: Call): Explanation {
+    const backend = this.backend(call.model);
+    const { signal: _, messages: __, tools: ___, ...request } = call.chat;
+    const prompt = backend.prompt?.(call.chat);
+    return {
+      model: backend.model.name,
+      ...(prompt && { prompt: prompt.rendered, prompt_ids: prompt.ids }),
+      request,
+      queue_ms: 0,
+      ...(backend.control && { weight_version: backend.control.version }),
+      problems: [],
+    };
+  }
+
+  /** Takes no more requests, waits so long for those under way, then ends them. */
+  async drain(milliseconds: number): Promise<void> {
+    this.closing = true;
+    if (!this.#underWay.size) return;
+    let timer: NodeJS.Timeout | undefined;
+    await Promise.race([
+      new Promise<void>((resolve) => this.#onIdle.push(resolve)),
+      new Promise<void>((resolve) => {
+        timer = setTimeout(resolve, milliseconds);
+      }),
+    ]);
+    clearTimeout(timer);
+    for (const controller of this.#underWay)
+      controller.abort(new MassifError("server.closing", { found: "the server shuts down" }));
+  }
+}
+
+/** `n` answers are `n` requests, each with its own seed. */
+function streams(
+  { model }: Backend,
+  { chat, n }: Call,
+  { key }: Caller,
+  signal: AbortSignal,
+): AsyncIterable<ModelEvent>[] {
+  // The engine lets users take turns.
+  const metadata = { ...chat.metadata, ...(key && { user: key.name }) };
+  return Array.from({ length: n }, (_, i) => {
+    const seed = chat.sampling?.seed;
+    const sampling = seed === undefined || !i ? chat.sampling : { ...chat.sampling, seed: seed + i };
+    return model.stream({ ...chat, ...(sampling && { sampling }), metadata, signal });
+  });
+}
+
+/** Events of several streams in the order in which they come. */
+export async function* merge<E>(
+  streams: readonly AsyncIterable<E>[],
+): AsyncGenerator<{ choice: number; event: E }, void, undefined> {
+  if (streams.length === 1) {
+    for await (const event of streams[0]!) yield { choice: 0, event };
+    return;
+  }
+  const iterators = streams.map((stream) => stream[Symbol.asyncIterator]());
+  const ask = (choice: number) => iterators[choice]!.next().then((next) => ({ choice, next }));
+  const pending = new Map(iterators.map((_, choice) => [choice, ask(choice)]));
+  try {
+    while (pending.size) {
+      const { choice, next } = await Promise.race(pending.values());
+      if (next.done) pending.delete(choice);
+      else {
+        yield { choice, event: next.value };
+        pending.set(choice, ask(choice));
+      }
+    }
+  } finally {
+    // The caller's signal has fired or fires now; whatever the others still say is nobody's.
+    for (const rest of pending.values()) rest.catch(() => undefined);
+    for (const choice of pending.keys()) void iterators[choice]!.return?.().catch(() => undefined);
+  }
+}
+
+/** Of several answers to one prompt: it counts once. */
+export function totalUsage(usages: readonly (Usage | undefined)[]): Usage {
+  const total: Usage = { promptTokens: 0, completionTokens: 0 };
+  for (const usage of usages) {
+    if (!usage) continue;
+    total.promptTokens = Math.max(total.promptTokens, usage.promptTokens);
+    total.completionTokens += usage.completionTokens;
+    if (usage.cachedTokens !== undefined) total.cachedTokens = Math.max(total.cachedTokens ?? 0, usage.cachedTokens);
+    if (usage.reasoningTokens !== undefined)
+      total.reasoningTokens = (total.reasoningTokens ?? 0) + usage.reasoningTokens;
+  }
+  return total;
+}

@@ -1,0 +1,59 @@
+/** What this room's tests share: a server over a script, and its clients. */
+import { type Script, ScriptedModel, type ScriptOptions } from "../llm/index.ts";
+import type { Backend } from "./backend.ts";
+import { type Listening, type ListenOptions, listen } from "./listen.ts";
+import { Service, type ServiceOptions } from "./service.ts";
+
+export interface Scripted extends AsyncDisposable {
+  url: string;
+  model: ScriptedModel;
+  service: Service;
+  close: Listening["close"];
+  post(path: string, body: unknown, init?: RequestInit): Promise<Response>;
+}
+
+type Options = Partial<ListenOptions> & ServiceOptions & ScriptOptions & { backend?: Partial<Backend> };
+
+/** A running server whose model `m` says what the script says. */
+export async function scripted(
+  script: Script,
+  { backend, running, waiting, ...options }: Options = {},
+): Promise<Scripted> {
+  const model = new ScriptedModel(script, options);
+  const service = new Service({ ...(running !== undefined && { running }), ...(waiting !== undefined && { waiting }) });
+  service.add({ names: ["m"], model, ...backend });
+  const server = await listen({ service, grace: 1000, ...options });
+  return { ...server, model, service, post: (path, body, init) => post(server.url + path, body, init) };
+}
+
+export const post = (url: string, body: unknown, init: RequestInit = {}): Promise<Response> =>
+  fetch(url, {
+    method: "POST",
+    body: typeof body === "string" ? body : JSON.stringify(body),
+    ...init,
+    headers: { "content-type": "application/json", ...init.headers },
+  });
+
+/** The data of a stream's events. */
+export async function events(response: Response): Promise<Record<string, unknown>[]> {
+  const lines = (await response.text())
+    .split("\n")
+    .filter((line) => line.startsWith("data: ") && !line.endsWith("[DONE]"));
+  return lines.map((line) => JSON.parse(line.slice(6)));
+}
+
+export async function until(condition: () => boolean): Promise<void> {
+  for (let i = 0; !condition(); i++) {
+    if (i > 2000) throw new Error("it never came true");
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+export const weather = {
+  type: "function" as const,
+  function: {
+    name: "get_weather",
+    description: "weather of a city",
+    parameters: { type: "object", properties: { city: { type: "string" } }, required: ["city"] },
+  },
+};
