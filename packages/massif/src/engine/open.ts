@@ -5,6 +5,7 @@ import { Block, loadModel, type Model } from "../model/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { bytesPerPosition } from "./cache.ts";
 import { Engine, type EngineOptions, type Runtime } from "./engine.ts";
+import { Int4Experts } from "./int4-experts.ts";
 import { numerics } from "./numerics.ts";
 
 export interface OpenOptions extends Partial<Omit<EngineOptions, "cacheBlocks">> {
@@ -13,6 +14,9 @@ export interface OpenOptions extends Partial<Omit<EngineOptions, "cacheBlocks">>
   tokenizer?: Tokenizer;
   /** Of weights loaded from a folder; without it they stay as stored. */
   dtype?: DType;
+  /** `int4`: the routed experts stay packed, groups of 32, a quarter of bf16's memory; the rest must be bf16, from a folder.
+   *  Without it a checkpoint's INT4 weights are loaded as the values that they stand for. */
+  weights?: "int4";
   /** The same bits whatever else the engine does, at a price (see numerics.ts): float32 on the CPU only. */
   exact?: boolean;
   /** Memory for the cache. Default: a quarter of what the machine has free, and no more than `maxRunning` sequences of full
@@ -21,9 +25,17 @@ export interface OpenOptions extends Partial<Omit<EngineOptions, "cacheBlocks">>
 }
 
 /** Throws `checkpoint.*`, `model.config`, `engine.exact`, and `engine.memory` where not one block fits. */
-export function openEngine({ model: source, dtype, exact = false, cacheBytes, ...given }: OpenOptions): Engine {
+export function openEngine({
+  model: source,
+  weights,
+  dtype,
+  exact = false,
+  cacheBytes,
+  ...given
+}: OpenOptions): Engine {
   const model = typeof source === "string" ? loadModel(source, { ...(dtype && { dtype }) }) : source;
-  const products = numerics(model, exact);
+  const packed = weights === "int4" ? packExperts(model, source) : undefined;
+  const products = { ...numerics(model, exact), ...(packed && { experts: packed.experts }) };
   const { config } = model;
   const options = {
     blockSize: 16,
@@ -55,12 +67,33 @@ export function openEngine({ model: source, dtype, exact = false, cacheBytes, ..
     model,
     numerics: products,
     blocks: model.blocks.map((_, i) => new Block(config, i, model.parameters, products)),
-    load: (weights) => loadInto(model, weights),
+    load: (weights) => {
+      if (packed)
+        throw new MassifError("engine.weights", {
+          found: "an update of weights in INT4",
+          fix: "open another engine, and close this one",
+        });
+      loadInto(model, weights);
+    },
     dispose: () => {
+      packed?.[Symbol.dispose]();
       if (typeof source === "string") model.dispose();
     },
   };
   return new Engine(runtime, { ...options, cacheBlocks });
+}
+
+/** The experts of an engine's own model, in INT4; those in bf16 are freed. */
+function packExperts(model: Model, source: string | Model): Int4Experts {
+  const { dtype, device } = model.parameter("lm_head.weight");
+  if (typeof source !== "string" || dtype !== "bfloat16" || device !== "cpu")
+    throw new MassifError("engine.int4", {
+      found: typeof source === "string" ? `weights in ${dtype} on ${device}` : "a model that is not the engine's own",
+      expected: "a checkpoint's folder, with dtype bfloat16, on the CPU",
+    });
+  const packed = new Int4Experts(model, source);
+  for (const { name, routed } of model.specs) if (routed) model.parameter(name).dispose();
+  return packed;
 }
 
 /** Overwrites every parameter, or throws `engine.weights` and changes nothing. */

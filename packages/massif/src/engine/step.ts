@@ -249,7 +249,7 @@ export class Stepper implements Disposable {
         kPe_BTR: projected.kPe_BTR.narrow(1, from, T),
         ...{ cos_TR, sin_TR, docStart_BT: null, nope, scale: block.scale },
       });
-      heads.push(out_1THV.view([T, H * V]));
+      heads.push(out_1THV.reshape([T, H * V]));
     }
     return block.output((heads.length === 1 ? heads[0]! : torch.cat(heads)).unsqueeze(0));
   }

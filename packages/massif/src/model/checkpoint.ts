@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { type DType, SafeTensors, saveCheckpoint, type Tensor, torch } from "@massif/torch";
 import { MassifError } from "../common/index.ts";
 import { type ModelConfig, readConfig, toHuggingFace } from "./config.ts";
+import { dequantizeInt4, hasInt4, readInt4 } from "./int4.ts";
 import { Model, type ModelOptions } from "./model.ts";
 import { type ParameterSpec, parameterSpecs } from "./parameters.ts";
 
@@ -29,7 +30,8 @@ export function loadModel(folder: string, { dtype, device = "cpu" }: ModelOption
 function assemble(spec: ParameterSpec, file: SafeTensors, folder: string, dtype?: DType): Tensor {
   const pieces = Array.from({ length: spec.pieces.count }, (_, i) => {
     const name = spec.pieces.name(i);
-    if (!file.has(name))
+    const packed = hasInt4(file, name) && dequantizeInt4(readInt4(file, name), dtype);
+    if (!packed && !file.has(name))
       throw new MassifError("checkpoint.missing", {
         found: `${folder} has no tensor ${name}`,
         expected: `[${spec.pieces.shape}], from its config.json`,
@@ -40,7 +42,7 @@ function assemble(spec: ParameterSpec, file: SafeTensors, folder: string, dtype?
         expected: "plain weights",
         fix: "dequantize it first: each block of 128 × 128 times its scale",
       });
-    const piece = file.get(name);
+    const piece = packed || file.get(name);
     if (`${piece.shape}` !== `${spec.pieces.shape}`) {
       throw new MassifError("checkpoint.shape", {
         found: `${name} is [${piece.shape}]`,

@@ -12,6 +12,17 @@ export {
 } from "./config.ts";
 export { decode, LatentCache } from "./decode.ts";
 export { type GenerateOptions, generate, generateGreedy } from "./generate.ts";
+export {
+  dequantizeInt4,
+  hasInt4,
+  INT4_GROUP,
+  type Int4,
+  packInt4,
+  quantizeInt4,
+  readInt4,
+  unpackInt4,
+} from "./int4.ts";
+export { saveInt4 } from "./int4-checkpoint.ts";
 export { Model, type ModelOptions } from "./model.ts";
 export { type ModelSize, modelSize, numel, type ParameterSpec, parameterSpecs } from "./parameters.ts";
 export { inverseFrequencies, RotaryTable, softmaxScale } from "./rope.ts";
