@@ -3,6 +3,7 @@ import {
   type DType,
   linearCrossEntropy,
   mlaAttention,
+  mlaDecode,
   moeExperts,
   rmsNorm,
   swiglu,
@@ -214,4 +215,78 @@ test("moeExperts is the sum over chosen experts of the definition, written out",
         .item(),
     ).toBeLessThan(1e-13);
   }
+});
+
+test.for(
+  each([
+    { B: 1, T: 1, H: 1, nope: 2, R: 2, C: 3, V: 1, block: 4, lengths: [0] },
+    { B: 3, T: 1, H: 5, nope: 8, R: 4, C: 16, V: 7, block: 4, lengths: [0, 9, 30] },
+    { B: 2, T: 5, H: 13, nope: 17, R: 6, C: 33, V: 20, block: 64, lengths: [3, 40] },
+  ]),
+)("mla_decode %o: values and the cache it writes are its twin's, rows as if they were alone", ([dtype, n]) => {
+  const { B, T, H, nope, R, C, V, block, lengths } = n;
+  const M = Math.ceil((Math.max(...lengths) + T) / block);
+  const pages = torch.randperm(2 * B * M).to("int32");
+  const table_BM = pages.narrow(0, 0, B * M).view([B, M]);
+  const position_BT = torch
+    .tensor(Int32Array.from(lengths))
+    .unsqueeze(1)
+    .add(torch.arange(T, { dtype: "int32" }));
+  const angles_NR = randn([B * T, R / 2], dtype);
+  const inputs = {
+    q_BTHK: randn([B, T, H, nope + R], dtype),
+    latent_BTC: randn([B, T, C], dtype),
+    kPe_BTR: randn([B, T, R + 3], dtype).narrow(-1, 3, R), // not contiguous, as it comes
+    cos_NR: angles_NR.cos(),
+    sin_NR: angles_NR.sin(),
+    kv_HXC: randn([H, nope + V, C], dtype),
+    ...{ table_BM, position_BT, block, nope, scale: 0.3 },
+  };
+  const held_SW = randn([2 * B * M * block, C + R], dtype);
+  const [[fused, wrote], [plain, expected]] = [false, true].map((off) => {
+    usePlain(off);
+    const cache_SW = held_SW.clone();
+    return [mlaDecode({ ...inputs, cache_SW }), cache_SW] as const;
+  }) as [readonly [Tensor, Tensor], readonly [Tensor, Tensor]];
+  expect(fused.shape).toEqual([B, T, H, V]);
+  const apart = (a: Tensor, b: Tensor) => a.sub(b).norm().item() / b.norm().item();
+  expect(apart(fused, plain)).toBeLessThan(TOLERANCE[dtype]);
+  expect(apart(wrote, expected)).toBeLessThan(TOLERANCE[dtype]);
+  expect(wrote.ne(held_SW).any(-1).sum().item()).toBe(B * T);
+
+  usePlain(false);
+  const last = B - 1; // the last sequence alone: the same bits
+  const of = (t: Tensor) => t.narrow(0, last, 1);
+  const rows = (t: Tensor) => t.narrow(0, last * T, T);
+  const alone = mlaDecode({
+    ...inputs,
+    q_BTHK: of(inputs.q_BTHK),
+    latent_BTC: of(inputs.latent_BTC),
+    kPe_BTR: of(inputs.kPe_BTR),
+    cos_NR: rows(inputs.cos_NR),
+    sin_NR: rows(inputs.sin_NR),
+    table_BM: of(table_BM),
+    position_BT: of(position_BT),
+    cache_SW: held_SW.clone(),
+  });
+  expect(torch.equal(alone, of(fused))).toBe(true);
+});
+
+test("mla_decode refuses a position outside its sequence's blocks, and a block outside the cache", () => {
+  const run = (block: number, position: number) =>
+    mlaDecode({
+      q_BTHK: torch.zeros([1, 1, 1, 4]),
+      latent_BTC: torch.zeros([1, 1, 3]),
+      kPe_BTR: torch.zeros([1, 1, 2]),
+      cos_NR: torch.ones([1, 1]),
+      sin_NR: torch.zeros([1, 1]),
+      cache_SW: torch.zeros([8, 5]),
+      table_BM: torch.tensor(Int32Array.of(block), { shape: [1, 1] }),
+      position_BT: torch.tensor(Int32Array.of(position), { shape: [1, 1] }),
+      kv_HXC: torch.zeros([1, 4, 3]),
+      ...{ block: 4, nope: 2, scale: 1 },
+    });
+  expect(() => run(0, 4)).toThrow("found position 4 in 1 blocks of 4");
+  expect(() => run(2, 0)).toThrow("found block 2 in a cache of 2");
+  expect(run(1, 3).shape).toEqual([1, 1, 1, 2]);
 });

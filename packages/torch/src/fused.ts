@@ -105,6 +105,74 @@ export function mlaAttention(inputs: MlaInputs): [out_BTHV: Tensor, maxLogit_H: 
   return [p_BHTT.matmul(v.transpose(1, 2)).transpose(1, 2), maxLogit_H];
 }
 
+export interface MlaDecodeInputs {
+  /** Queries; the last R of K are rotary, not yet rotated. */
+  q_BTHK: Tensor;
+  /** The normed latents of the new rows, C wide, and the shared rotary keys, not yet rotated. */
+  latent_BTC: Tensor;
+  kPe_BTR: Tensor;
+  /** Of each new row, N = B·T. */
+  cos_NR: Tensor;
+  sin_NR: Tensor;
+  /** Written in place: a position's latent and rotated key, W = C + R. */
+  cache_SW: Tensor;
+  /** int32: position j of sequence b lies in slot table[b, ⌊j / block⌋] · block + j mod block. */
+  table_BM: Tensor;
+  block: number;
+  /** int32: where each new row stands in its sequence; it sees all up to itself. */
+  position_BT: Tensor;
+  /** The rows of kv_b_proj by head: the key without position, then the value. */
+  kv_HXC: Tensor;
+  nope: number;
+  scale: number;
+}
+
+/** Writes new rows into a paged cache and attends over what it holds, absorbed: [B, T, H, V]. No gradients. */
+export function mlaDecode(inputs: MlaDecodeInputs): Tensor {
+  const { q_BTHK, latent_BTC, kPe_BTR, cos_NR, sin_NR, cache_SW, table_BM, block, position_BT, kv_HXC, nope, scale } =
+    inputs;
+  if (runsFused(q_BTHK))
+    return massif("mla_decode")(
+      ...[q_BTHK, latent_BTC, kPe_BTR, cos_NR, sin_NR, cache_SW, table_BM, position_BT, block, kv_HXC, nope, scale],
+    ) as Tensor;
+  const [B, T, H, K] = q_BTHK.shape as [number, number, number, number];
+  const [W, V] = [cache_SW.shape[1]!, kv_HXC.shape[1]! - nope];
+  const [R, C] = [K - nope, W - (K - nope)];
+  const turned = (x: Tensor) => rotary(x.flatten(0, 1).unsqueeze(0), cos_NR, sin_NR).squeeze(0);
+
+  const page_BT = table_BM.gather(1, position_BT.div(block, { rounding_mode: "floor" }).to("int64"));
+  const slot_BT = page_BT.mul(block).add(position_BT.remainder(block));
+  cache_SW.index_copy_(
+    0,
+    slot_BT.flatten().to("int64"),
+    functions.cat([latent_BTC.flatten(0, 1), turned(kPe_BTR)], -1),
+  );
+  const seen_BSW = cache_SW.unflatten(0, [-1, block]).index_select(0, table_BM.flatten()).view([B, -1, W]);
+
+  const qNope_HNn = q_BTHK.narrow(-1, 0, nope).flatten(0, 1).transpose(0, 1);
+  const q_NHW = functions.cat(
+    [qNope_HNn.bmm(kv_HXC.narrow(1, 0, nope)).transpose(0, 1), turned(q_BTHK.narrow(-1, nope, R))],
+    -1,
+  );
+  const logits_BTHS = q_NHW
+    .view([B, T * H, W])
+    .bmm(seen_BSW.mT)
+    .mul(scale)
+    .view([B, T, H, -1])
+    .masked_fill(
+      functions.arange(seen_BSW.shape[1]!, { device: q_BTHK.device }).gt(position_BT.view([B, T, 1, 1])),
+      -Infinity,
+    );
+  const p_BTHS = logits_BTHS.to(wide(q_BTHK)).softmax(-1).to(q_BTHK.dtype);
+  const found_BNC = p_BTHS.flatten(1, 2).bmm(seen_BSW.narrow(-1, 0, C));
+  return found_BNC
+    .view([B * T, H, C])
+    .transpose(0, 1)
+    .bmm(kv_HXC.narrow(1, nope, V).mT)
+    .transpose(0, 1)
+    .reshape([B, T, H, V]);
+}
+
 /** [1 or B, 1, T, T], true where query i may not see key j: the future, and other documents. */
 function hidden(T: number, docStart_BT: Tensor | null, device: string): Tensor {
   const at_T = functions.arange(T, { device });

@@ -4,7 +4,7 @@
  *
  * Shapes: B sequences, T new positions, S cached ones, C = kvLoraRank, R rope width, W = C + R, H heads, V value width.
  */
-import { type Tensor, torch } from "@massif/torch";
+import { mlaDecode, rotary, type Tensor, torch } from "@massif/torch";
 import type { Block, Context } from "./block.ts";
 import type { Model } from "./model.ts";
 
@@ -31,7 +31,7 @@ export class LatentCache implements Disposable {
   /** Room for `more` positions after the last. */
   reserve(more: number): void {
     const need = this.#length + more;
-    const capacity = this.#layers[0]!.shape[1]!;
+    const { capacity } = this;
     if (need <= capacity) return;
     for (const [i, old] of this.#layers.entries()) {
       this.#layers[i] = torch.keep(
@@ -41,11 +41,18 @@ export class LatentCache implements Disposable {
     }
   }
 
-  /** Writes [B, T, C + R] of new positions of a layer; returns all of the layer's, [B, S, C + R], a view. */
-  put(layer: number, entries_BTC: Tensor): Tensor {
-    const T = entries_BTC.shape[1]!;
-    this.#layers[layer]!.narrow(1, this.#length, T).copy_(entries_BTC);
-    return this.#layers[layer]!.narrow(1, 0, this.#length + T);
+  /** Writes the entries [B, T, C + R] of a layer's new positions. */
+  put(layer: number, entries_BTW: Tensor): void {
+    this.#layers[layer]!.narrow(1, this.#length, entries_BTW.shape[1]!).copy_(entries_BTW);
+  }
+
+  /** A layer's entries as a paged cache of one block a sequence: [B · capacity, C + R]. */
+  slots(layer: number): Tensor {
+    return this.#layers[layer]!.flatten(0, 1);
+  }
+
+  get capacity(): number {
+    return this.#layers[0]!.shape[1]!;
   }
 
   advance(positions: number): void {
@@ -63,10 +70,10 @@ export function decode(model: Model, ids_BT: Tensor, cache: LatentCache): Tensor
   return torch.tidy(() => {
     const T = ids_BT.shape[1]!;
     cache.reserve(T);
-    const context = model.context(T, { start: cache.length });
+    const rows = rowsOf(model, cache, T);
     let x_BTD = model.embed(ids_BT);
     for (const block of model.blocks) {
-      const h_BTD = attend(block, block.norm(x_BTD, "input_layernorm.weight"), context, cache);
+      const h_BTD = attend(block, block.norm(x_BTD, "input_layernorm.weight"), rows, cache);
       const mid_BTD = x_BTD.add(h_BTD);
       x_BTD = mid_BTD.add(block.feedForward(block.norm(mid_BTD, "post_attention_layernorm.weight"), 0).y_BTD);
     }
@@ -75,51 +82,47 @@ export function decode(model: Model, ids_BT: Tensor, cache: LatentCache): Tensor
   });
 }
 
-function attend(block: Block, x_BTD: Tensor, context: Context, cache: LatentCache): Tensor {
-  const { qkNopeHeadDim: nope, qkRopeHeadDim: R, numAttentionHeads: H } = block.config;
+/** New rows as the cache sees them. */
+interface Rows {
+  context: Context;
+  cos_NR: Tensor;
+  sin_NR: Tensor;
+  table_BM: Tensor;
+  position_BT: Tensor;
+}
+
+function rowsOf(model: Model, cache: LatentCache, T: number): Rows {
+  const { batch, length } = cache;
+  const { device } = model;
+  const context = model.context(T, { start: length });
+  const each = (table_TR: Tensor) => (batch === 1 ? table_TR : table_TR.repeat([batch, 1]));
+  const position_BT = torch.arange(length, length + T, { dtype: "int32", device }).expand([batch, T]);
+  return {
+    context,
+    cos_NR: each(context.cos_TR),
+    sin_NR: each(context.sin_TR),
+    table_BM: torch.arange(batch, { dtype: "int32", device }).unsqueeze(1),
+    position_BT: batch === 1 ? position_BT : position_BT.contiguous(),
+  };
+}
+
+function attend(block: Block, x_BTD: Tensor, { context, ...rows }: Rows, cache: LatentCache): Tensor {
+  const { kvLoraRank: C, numAttentionHeads: H, qkNopeHeadDim: nope } = block.config;
   const projected = block.project(x_BTD);
-  const { q_BTHK, latent_BTC, kPe_BTR } = projected;
-  const [qNope_BTHn, qPe_BTHR] = q_BTHK.split_with_sizes([nope, R], -1) as [Tensor, Tensor];
-  const turned_BTGR = turn(torch.cat([qPe_BTHR, kPe_BTR.unsqueeze(2)], 2), context); // G: every head's query, then the key
-  const seen_BSC = cache.put(block.index, torch.cat([latent_BTC, turned_BTGR.select(2, H)], -1));
-  if (cache.length === 0 && x_BTD.shape[1]! > 1) return block.attention(projected, context)[0];
-  return block.output(absorbed(block, qNope_BTHn, turned_BTGR.narrow(2, 0, H), seen_BSC));
-}
-
-/** Rotates the pairs (2j, 2j + 1) of x [B, T, G, R]: complex numbers times cos + i·sin. */
-function turn(x_BTGR: Tensor, { cos_TR, sin_TR }: Context): Tensor {
-  const pairs = torch.view_as_complex(x_BTGR.to(cos_TR.dtype).unflatten(-1, [-1, 2]));
-  return torch
-    .view_as_real(pairs.mul(torch.complex(cos_TR, sin_TR).unsqueeze(1)))
-    .flatten(-2)
-    .to(x_BTGR.dtype);
-}
-
-/** [B, T, H·V]: attention of T new queries over S cached latents, of which the last T are their own. */
-function absorbed(block: Block, qNope_BTHn: Tensor, qPe_BTHR: Tensor, seen_BSC: Tensor): Tensor {
-  const { kvLoraRank: C, qkNopeHeadDim: nope, qkRopeHeadDim: R, vHeadDim: V } = block.config;
-  const [B, T, H] = qPe_BTHR.shape as [number, number, number];
-  const kv_HXC = block.weight("self_attn.kv_b_proj.weight").view([H, nope + V, C]);
-  const qLat_HNC = qNope_BTHn
-    .flatten(0, 1)
-    .transpose(0, 1)
-    .bmm(kv_HXC.narrow(1, 0, nope));
-  const q_BNW = torch.cat([qLat_HNC.transpose(0, 1), qPe_BTHR.flatten(0, 1)], -1).view([B, T * H, C + R]);
-  const logits_BNS = q_BNW.bmm(seen_BSC.mT).mul_(block.scale);
-  if (T > 1) logits_BNS.masked_fill_(future(T, H, seen_BSC.shape[1]!, seen_BSC.device), -Infinity);
-  const p_BNS = logits_BNS.softmax(-1, seen_BSC.dtype === "float64" ? "float64" : "float32").to(seen_BSC.dtype);
-  const oLat_HNC = p_BNS
-    .bmm(seen_BSC.narrow(-1, 0, C))
-    .view([B * T, H, C])
-    .transpose(0, 1);
-  return oLat_HNC
-    .bmm(kv_HXC.narrow(1, nope, V).mT)
-    .transpose(0, 1)
-    .reshape([B, T, H * V]);
-}
-
-/** [1, T·H, S], true where the query of position S − T + t may not see: what comes after it. */
-function future(T: number, H: number, S: number, device: string): Tensor {
-  const query_T1 = torch.arange(S - T, S, { device }).unsqueeze(1);
-  return torch.arange(S, { device }).gt(query_T1).repeat_interleave(H, 0).unsqueeze(0);
+  if (cache.length === 0 && x_BTD.shape[1]! > 1) {
+    // A prompt has its keys and values at hand: rebuilt, they are narrower than latents.
+    const { latent_BTC, kPe_BTR } = projected;
+    cache.put(block.index, torch.cat([latent_BTC, rotary(kPe_BTR, context.cos_TR, context.sin_TR)], -1));
+    return block.attention(projected, context)[0];
+  }
+  const out_BTHV = mlaDecode({
+    ...projected,
+    ...rows,
+    cache_SW: cache.slots(block.index),
+    block: cache.capacity,
+    kv_HXC: block.weight("self_attn.kv_b_proj.weight").view([H, -1, C]),
+    nope,
+    scale: block.scale,
+  });
+  return block.output(out_BTHV.flatten(2));
 }

@@ -6657,6 +6657,11 @@ export interface OwnOperators {
   mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, kw: { nope: number; scale: number }): [Tensor, Tensor];
   mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, nope: number, kw: { scale: number }): [Tensor, Tensor];
   mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, nope: number, scale: number): [Tensor, Tensor];
+  mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, kw: { block: number; kv_HXC: Tensor; nope: number; scale: number }): Tensor;
+  mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, block: number, kw: { kv_HXC: Tensor; nope: number; scale: number }): Tensor;
+  mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, block: number, kv_HXC: Tensor, kw: { nope: number; scale: number }): Tensor;
+  mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, block: number, kv_HXC: Tensor, nope: number, kw: { scale: number }): Tensor;
+  mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, block: number, kv_HXC: Tensor, nope: number, scale: number): Tensor;
   moe_experts(x_ND: Tensor, idx_NK: Tensor, w_NK: Tensor, gate_up_E2ID: Tensor, down_EDI: Tensor): Tensor;
   muon_update_(param_NAB: Tensor, grad_NAB: Tensor, momentum_NAB: Tensor, kw: { lr: number; mu: number; weight_decay: number; nesterov: boolean; steps: number; bf16: boolean }): void;
   muon_update_(param_NAB: Tensor, grad_NAB: Tensor, momentum_NAB: Tensor, lr: number, kw: { mu: number; weight_decay: number; nesterov: boolean; steps: number; bf16: boolean }): void;
