@@ -1,0 +1,168 @@
+/** The chat page. */
+import { h, render } from "preact";
+import { open } from "./answer.ts";
+import { AnswerView, SaidView, TroubleView } from "./message.ts";
+import { Panel } from "./settings.ts";
+import * as page from "./state.ts";
+import { change, state } from "./state.ts";
+
+const Mark = () =>
+  h(
+    "svg",
+    { class: "mark", viewBox: "0 0 32 20", "aria-hidden": true },
+    h("path", { d: "M1 19 11 2l5 8.500 3.500-5L31 19z" }),
+    h("path", { class: "snow", d: "m11 2 3.300 5.600-2.500 2-2-1.700-2.500.8z" }),
+  );
+
+function Header() {
+  const { models, settings, panel, theme } = state;
+  const dark = theme === "dark" || (!theme && matchMedia("(prefers-color-scheme: dark)").matches);
+  return h(
+    "header",
+    { class: "top" },
+    h("h1", null, h(Mark, null), "Massif"),
+    models.length > 1
+      ? h(
+          "select",
+          {
+            "aria-label": "Model",
+            onChange: (event: Event) => page.set("model", (event.target as HTMLSelectElement).value),
+          },
+          models.map(({ id }) => h("option", { value: id, selected: id === settings.model }, id)),
+        )
+      : h("span", { class: "model faint" }, settings.model),
+    h("span", { class: "gap" }),
+    h("button", { type: "button", onClick: page.reset, disabled: !state.turns.length }, "New"),
+    h(
+      "button",
+      {
+        ...{ type: "button", class: "icon", "aria-label": dark ? "Light colours" : "Dark colours" },
+        onClick: () => {
+          change({ theme: dark ? "light" : "dark" });
+          page.keep();
+        },
+      },
+      dark ? "☀" : "☾",
+    ),
+    h(
+      "button",
+      {
+        ...{ type: "button", "aria-expanded": panel, "aria-controls": "settings" },
+        onClick: () => change({ panel: !panel }),
+      },
+      "Settings",
+    ),
+  );
+}
+
+function Conversation() {
+  const { turns, plain } = state;
+  const busy = !!page.running();
+  return h(
+    "div",
+    { class: "conversation" },
+    turns.map((turn, index) =>
+      turn.role === "user"
+        ? h(SaidView, { key: index, turn, index })
+        : h(AnswerView, { key: index, turn, index, version: turn.version, plain, busy }),
+    ),
+  );
+}
+
+function Welcome() {
+  const { trouble, settings } = state;
+  return h(
+    "div",
+    { class: "welcome" },
+    h(Mark, null),
+    trouble
+      ? h(TroubleView, { trouble, retry: () => void page.findModels() })
+      : h("p", null, settings.model ? `${settings.model} is listening.` : "Looking for the model …"),
+    h("p", { class: "faint" }, "Nothing is kept when you leave, unless you ask for it under Settings."),
+  );
+}
+
+function Composer() {
+  const { draft, count, models, settings } = state;
+  const busy = !!page.running();
+  const waiting = open(state.turns.at(-1)).length;
+  const context = models.find(({ id }) => id === settings.model)?.context;
+  const problem = page.firstProblem();
+  const hint = problem
+    ? "Settings have a problem: see there."
+    : waiting
+      ? `${waiting === 1 ? "A call waits" : `${waiting} calls wait`} for a result above.`
+      : count !== undefined && draft
+        ? `${count.toLocaleString("en")}${context ? ` of ${context.toLocaleString("en")}` : ""} tokens`
+        : "Enter sends, Shift+Enter makes a new line";
+  return h(
+    "form",
+    {
+      class: "composer",
+      onSubmit: (event: Event) => {
+        event.preventDefault();
+        if (busy) page.stop();
+        else page.send();
+      },
+    },
+    h(
+      "div",
+      { class: "box" },
+      h("textarea", {
+        ...{ id: "message", "aria-label": "Message", "aria-describedby": "hint", placeholder: "Message", value: draft },
+        rows: Math.min(10, draft.split("\n").length),
+        onInput: (event: Event) => {
+          change({ draft: (event.target as HTMLTextAreaElement).value });
+          page.countTokens();
+        },
+        onKeyDown: (event: KeyboardEvent) => {
+          if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+          event.preventDefault();
+          page.send();
+        },
+      }),
+      h(
+        "button",
+        { type: "submit", class: "primary", disabled: !busy && !(page.ready() && draft.trim()) },
+        busy ? "Stop" : "Send",
+      ),
+    ),
+    h("p", { id: "hint", class: problem ? "problem" : "faint" }, hint),
+  );
+}
+
+const App = () =>
+  h(
+    "div",
+    { class: `app${state.panel ? " with-panel" : ""}` },
+    h(Header, null),
+    h("main", null, state.turns.length ? h(Conversation, null) : h(Welcome, null)),
+    h(Composer, null),
+    state.panel && h(Panel, null),
+    h("p", { class: "notice", role: "status" }, state.notice),
+  );
+
+/** The end stays in sight while it grows, unless one has scrolled away from it. */
+function draw(): void {
+  const { theme } = state;
+  if (theme) document.documentElement.dataset.theme = theme;
+  else delete document.documentElement.dataset.theme;
+  const main = document.querySelector("main");
+  const atEnd = !main || main.scrollHeight - main.scrollTop - main.clientHeight < 48;
+  render(h(App, null), document.body);
+  const now = document.querySelector("main")!;
+  if (atEnd) now.scrollTop = now.scrollHeight;
+}
+
+addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  if (page.running()) page.stop();
+  else if (state.panel) change({ panel: false });
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => change());
+
+page.onChange(draw);
+page.recall();
+draw();
+document.querySelector<HTMLTextAreaElement>("#message")!.focus();
+void page.findModels();

@@ -1,0 +1,77 @@
+/** An answer token by token: how sure the model was of each, and what else it might have said. */
+import { h } from "preact";
+import { useState } from "preact/hooks";
+import type { Token } from "./answer.ts";
+
+const percent = (logprob: number): string => {
+  const p = 100 * Math.exp(logprob);
+  return `${p >= 10 ? p.toFixed(0) : p >= 0.1 ? p.toFixed(1) : p.toPrecision(1)} %`;
+};
+
+/** 0 (as good as certain) to 5 (less than one in thirty). */
+const surprise = (logprob: number): number => Math.min(5, Math.floor(-logprob / 0.7));
+
+/** Blanks are seen only here. */
+const shown = (text: string): string => text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥") || "∅";
+
+/** One stop of the Tab key; arrows, Home and End go from token to token. */
+export function Tokens({ tokens }: { tokens: readonly Token[] }) {
+  const [at, setAt] = useState(0);
+  const token = tokens[Math.min(at, tokens.length - 1)];
+  const go = (event: KeyboardEvent) => {
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: tokens.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    setAt(Math.max(0, Math.min(tokens.length - 1, to)));
+  };
+  const over = (event: Event) => {
+    const index = (event.target as HTMLElement).dataset.index;
+    if (index !== undefined) setAt(Number(index));
+  };
+  return h(
+    "div",
+    { class: "tokens" },
+    h(
+      "p",
+      {
+        ...{
+          class: "token-text",
+          tabIndex: 0,
+          role: "group",
+          "aria-label": "Tokens. Arrow keys go from one to the next.",
+        },
+        ...{ onKeyDown: go, onMouseOver: over, onClick: over },
+      },
+      tokens.map(({ text, logprob }, index) =>
+        h("span", { "data-index": index, class: `s${surprise(logprob)}${index === at ? " here" : ""}` }, text),
+      ),
+    ),
+    token &&
+      h(
+        "div",
+        { class: "token-detail", "aria-live": "polite" },
+        h(
+          "p",
+          null,
+          h("code", null, shown(token.text)),
+          " ",
+          percent(token.logprob),
+          h("span", { class: "faint" }, ` · ln p ${token.logprob.toFixed(3)} · token ${at + 1} of ${tokens.length}`),
+        ),
+        token.top.length > 0 &&
+          h(
+            "ul",
+            null,
+            token.top.map(({ text, logprob }) =>
+              h(
+                "li",
+                { class: text === token.text ? "chosen" : "" },
+                h("code", null, shown(text)),
+                h("meter", { min: 0, max: 1, value: Math.exp(logprob), "aria-label": "probability" }),
+                h("span", null, percent(logprob)),
+              ),
+            ),
+          ),
+      ),
+  );
+}
