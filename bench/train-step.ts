@@ -13,7 +13,7 @@ import { Random } from "../packages/massif/src/common/index.ts";
 import { Model } from "../packages/massif/src/model/index.ts";
 import { MuonClipConfig } from "../packages/massif/src/optim/index.ts";
 import { type Rows, Trainer } from "../packages/massif/src/train/index.ts";
-import { saveSafetensors, torch } from "../packages/torch/src/index.ts";
+import { linear, saveSafetensors, torch } from "../packages/torch/src/index.ts";
 import { alternate, begin, introduce, median, Peer } from "./harness.ts";
 import { peerConfig, preset } from "./presets.ts";
 import { profile, watchOperators } from "./profile.ts";
@@ -61,16 +61,17 @@ function step(ids: number[][]): number {
   return gradients.loss;
 }
 
-/** GFLOP/s of a 1024 × 1024 product here and now: the best of half a second. */
+/** GFLOP/s of a 1024 × 1024 product here and now: the best of half a second each of ATen's and our own. */
 function peak(dtype: "float32" | "bfloat16"): number {
   using _ = torch.scope();
   const [a, b] = [torch.randn([1024, 1024], { dtype }), torch.randn([1024, 1024], { dtype })];
   let best = Infinity;
-  for (const end = performance.now() + 500; performance.now() < end; ) {
-    const began = performance.now();
-    torch.mm(a, b).dispose();
-    best = Math.min(best, performance.now() - began);
-  }
+  for (const product of [torch.linear, linear])
+    for (const end = performance.now() + 500; performance.now() < end; ) {
+      const began = performance.now();
+      product(a, b).dispose();
+      best = Math.min(best, performance.now() - began);
+    }
   return (2 * 1024 ** 3) / best / 1e6;
 }
 
@@ -123,6 +124,8 @@ async function compare(): Promise<void> {
   const theirTimes: number[] = [];
   const ourLosses: number[] = [];
   const theirLosses: number[] = [];
+  let peakGflops: number | undefined;
+  const peakBefore = peak(precision);
   introduce(settings);
   await alternate(settings, {
     name: `step ${own.preset}, ${precision}${autocast ? " (peer: autocast)" : ""}`,
@@ -147,17 +150,21 @@ async function compare(): Promise<void> {
     },
     more: figures,
   });
-  for (const [name, value] of Object.entries(figures())) console.log(`${name}: ${value}`);
+  const told = Object.entries(figures()).map(([name, value]) => `${name} ${+value.toPrecision(4)}`);
+  console.log(`\n${told.join(" · ")}`);
 
   function figures() {
     const seconds = median(times.map((t) => t.gradients + t.optimizer));
     const flops = trainer.flopsPerToken(seqLen) * tokens + trainer.optimizer.newtonSchulzFlops;
+    const gflops = flops / seconds / 1e9;
+    peakGflops ??= Math.max(peakBefore, peak(precision));
     return {
       forwardBackwardSeconds: median(times.map((t) => t.gradients)),
       optimizerSeconds: median(times.map((t) => t.optimizer)),
       peerOptimizerSeconds: median(theirTimes),
-      gflops: flops / seconds / 1e9,
-      peakGflops: peak(precision),
+      gflops,
+      peakGflops,
+      shareOfPeak: gflops / peakGflops,
       lossDifference: Math.max(...ourLosses.map((loss, i) => Math.abs(loss - theirLosses[i]!))),
       steps: ourLosses.length,
       liveTensorsGrown: tensors.at(-1)! - tensors[0]!,
