@@ -55,7 +55,8 @@ test("the stream's events in their order, and the client's helper makes the same
     .map(({ type }) => type)
     .filter((type, i, all) => type !== "content_block_delta" || all[i - 1] !== type);
   const block = ["content_block_start", "content_block_delta", "content_block_stop"];
-  expect(names).toEqual(["message_start", ...block, ...block, ...block, ...block, "message_delta", "message_stop"]);
+  const bare = ["content_block_start", "content_block_stop"]; // a call without arguments
+  expect(names).toEqual(["message_start", ...block, ...block, ...block, ...bare, "message_delta", "message_stop"]);
   const indices = told.filter(({ type }) => type === "content_block_start").map(({ index }) => index);
   expect(indices).toEqual([0, 1, 2, 3]);
   const thought = told.filter(({ index }) => index === 0).map(({ delta }) => (delta as { type?: string })?.type);

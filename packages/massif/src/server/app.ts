@@ -22,6 +22,7 @@ import {
 import { ChatChunks, chatAnswer, type Head, readChat, usageBody } from "./openai-chat.ts";
 import { responsesRoutes } from "./responses-routes.ts";
 import { frame } from "./sse.ts";
+import { studioRoutes } from "./studio.ts";
 import { tokenRoutes } from "./tokens.ts";
 
 /** Paths that anyone may ask: they tell nothing of anyone's. */
@@ -31,6 +32,7 @@ export function createApp(given: AppOptions): Hono<Env> {
   const app = resolveOptions(given);
   const { service, keys } = app;
   const hono = new Hono<Env>();
+  studioRoutes(hono);
 
   hono.use(async (c, next) => {
     const asked = c.req.header("x-request-id");

@@ -163,6 +163,6 @@ async function* framed(told: Told, events: ResponseEvents): AsyncGenerator<strin
     }
   } catch (error) {
     if (!begun || events.status !== "failed") throw error;
-    yield held;
+    if (held) yield held;
   }
 }

@@ -14,7 +14,7 @@ beforeAll(async () => {
       if (tools) return { reasoning: "I ask.", calls: [{ name: "get_weather", arguments: { city: "Ulm" } }] };
       return { reasoning: "Hm.", text: `answer ${messages.filter(({ role }) => role === "user").length}` };
     },
-    { cut: 3, keys: undefined },
+    { cut: 3 },
   );
   client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
 });

@@ -100,7 +100,7 @@ function streamOf(
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
-        if (!waiting && !done && !gone) {
+        while (!waiting && !done && !gone) {
           await new Promise<void>((resolve) => {
             onMore = resolve;
           });
