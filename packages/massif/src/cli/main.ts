@@ -93,5 +93,6 @@ try {
   // TorchError says as much as MassifError does; by its name, so that no torch is loaded for it.
   if (!(error instanceof MassifError || (error instanceof Error && error.name === "TorchError"))) throw error;
   console.error(`massif: ${error.message}`);
-  process.exitCode = "code" in error && error.code === "cli.usage" ? 2 : 1;
+  // What a person typed or configured wrongly is a wrong call; everything else has failed.
+  process.exitCode = /^(cli|config)\./.test("code" in error ? String(error.code) : "") ? 2 : 1;
 }

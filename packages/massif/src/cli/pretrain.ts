@@ -1,6 +1,6 @@
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { describeConfig, loadConfig, MassifError, Progress } from "../common/index.ts";
+import { describeConfig, loadConfig, MassifError, nearest, Progress } from "../common/index.ts";
 import { Recipe, pretrain as run } from "../train/index.ts";
 import { type Command, parse } from "./command.ts";
 import { interruptible } from "./interrupt.ts";
@@ -11,9 +11,12 @@ export function findRecipe(name: string): string {
   const tried = [name, join(name, "recipe.json"), join(recipesFolder(), name, "recipe.json")];
   const found = tried.find((path) => path.endsWith(".json") && existsSync(path));
   if (found) return resolve(found);
+  const known = readdirSync(recipesFolder());
+  const like = nearest(name, known);
   throw new MassifError("cli.recipe", {
     found: `there is no recipe ${name}`,
-    expected: `a file, a folder with recipe.json, or a name in ${recipesFolder()}`,
+    expected: `a file, a folder with recipe.json, or one of ${known.join(", ")}`,
+    ...(like && { fix: `did you mean ${like}?` }),
   });
 }
 
