@@ -11,9 +11,7 @@ export class PagedCache implements Disposable {
   readonly blocks: number;
   readonly blockSize: number;
   readonly #all: Tensor;
-  /** Of each layer, [blocks × block size, C + R] and the same as [blocks, block size × (C + R)]. */
-  readonly #rows: Tensor[];
-  readonly #pages: Tensor[];
+  readonly #layers: Tensor[];
   /** Blocks before this one are no longer as the allocator gave them. */
   #touched = 0;
 
@@ -24,9 +22,7 @@ export class PagedCache implements Disposable {
     this.blockSize = blockSize;
     const width = kvLoraRank + qkRopeHeadDim;
     this.#all = torch.keep(torch.empty([numHiddenLayers, blocks * blockSize, width], { dtype, device }));
-    const layers = model.blocks.map((_, i) => this.#all.select(0, i));
-    this.#rows = torch.keep(layers);
-    this.#pages = torch.keep(layers.map((rows) => rows.view([blocks, blockSize * width])));
+    this.#layers = torch.keep(model.blocks.map((_, i) => this.#all.select(0, i)));
   }
 
   /** Before anything is written up to `block`. Memory is taken as it comes to be used, and what was never written is 0:
@@ -39,15 +35,9 @@ export class PagedCache implements Disposable {
     this.#touched = end;
   }
 
-  /** Writes the entries [N, C + R] of a layer into slots (block · block size + place in it; int64 [N]). */
-  write(layer: number, slots_N: Tensor, entries_NC: Tensor): void {
-    this.#rows[layer]!.index_copy_(0, slots_N, entries_NC);
-  }
-
-  /** The entries of tables of blocks [B, n] (given flat, int64), one sequence after the other: [B, n × block size, C + R]. */
-  read(layer: number, tables: Tensor, B: number): Tensor {
-    const width = this.#rows[layer]!.shape[1]!;
-    return this.#pages[layer]!.index_select(0, tables).view([B, -1, width]);
+  /** A layer's entries by slot (block · block size + place in it): [slots, C + R], read and written in place. */
+  slots(layer: number): Tensor {
+    return this.#layers[layer]!;
   }
 
   /** Copies whole blocks of every layer, one after the other. */
@@ -61,6 +51,6 @@ export class PagedCache implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const tensor of [...this.#pages, ...this.#rows, this.#all]) tensor.dispose();
+    for (const tensor of [...this.#layers, this.#all]) tensor.dispose();
   }
 }

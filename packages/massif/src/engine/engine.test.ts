@@ -65,7 +65,6 @@ test("exact: alone, in a batch, cached, chunked and preempted are the same to th
     batch: { options: {}, warm: 0 },
     chunked: { options: { tokenBudget: 7 }, warm: 0 },
     cached: { options: {}, warm: 1 },
-    "other blocks": { options: { blockSize: 48 }, warm: 1 },
     preempted: { options: { cacheBytes: 16 * 288 * 7 }, warm: 0 },
   };
   for (const [name, { options, warm }] of Object.entries(variants)) {

@@ -207,7 +207,6 @@ export class Engine implements Disposable {
     if (this.#disposed) return;
     this.#disposed = true;
     for (const { generation } of [...this.#work.values()]) generation.cancel("the engine was closed");
-    this.#stepper[Symbol.dispose]();
     this.#cache[Symbol.dispose]();
     this.#never?.dispose();
     this.#runtime.dispose();

@@ -4,7 +4,7 @@
  * `fast`: whatever kernel is fastest for the number of rows. A row's result then depends on its mates in the last bits.
  * `exact`: our own product (native/ops/gemm.h), whose sums run in one order whatever the other rows, the padding and the
  * threads: the same request gives the same bits alone or in a batch, cached or not, chunked or whole, preempted or not.
- * What stands between the products (norms, softmax over −∞ padding, top-k, experts) works row by row already.
+ * Attention over the cache (massif::mla_decode), norms, top-k and experts work row by row already.
  */
 import { runsFused, type Tensor, torch } from "@massif/torch";
 import { MassifError } from "../common/index.ts";
@@ -15,8 +15,6 @@ export interface Numerics {
   /** x·Wᵀ of rows x and a weight [out, in]. */
   linear(x: Tensor, w: Tensor): Tensor;
   sigmoid(x: Tensor): Tensor;
-  /** a·b of each of B pairs of matrices. */
-  bmm(a_BMK: Tensor, b_BKN: Tensor): Tensor;
 }
 
 const ownLinear = (x: Tensor, w: Tensor): Tensor => torch.ops.massif.linear(x, w) as Tensor;
@@ -30,17 +28,12 @@ const exact: Numerics = {
       .stack([x, torch.zeros_like(x)], -1)
       .softmax(-1)
       .select(-1, 0),
-  bmm: (a_BMK, b_BKN) => {
-    const b = b_BKN.unbind(0);
-    return torch.stack(a_BMK.unbind(0).map((a_MK, i) => ownLinear(a_MK, b[i]!.mT)));
-  },
 };
 
 const fast: Numerics = {
   exact: false,
   linear,
   sigmoid: (x) => x.sigmoid(),
-  bmm: (a_BMK, b_BKN) => a_BMK.bmm(b_BKN),
 };
 
 /** Throws `engine.exact` where the exact way is wanted and there is none. */

@@ -46,12 +46,6 @@ export function openEngine({
     now: () => performance.now(),
     ...given,
   };
-  // A softmax over fewer elements than a vector has lanes adds up in another order.
-  if (exact && options.blockSize % 16)
-    throw new MassifError("engine.exact", {
-      found: `exact: true with blocks of ${options.blockSize} positions`,
-      expected: "a multiple of 16",
-    });
   const weight = model.parameter("model.layers.0.self_attn.kv_b_proj.weight");
   const perBlock =
     bytesPerPosition(config, weight.nbytes / weight.shape.reduce((a, b) => a * b, 1)) * options.blockSize;
