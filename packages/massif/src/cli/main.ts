@@ -28,6 +28,10 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
     summary: "train a model on text, from a recipe",
     load: async () => (await import("./pretrain.ts")).pretrain,
   },
+  rl: {
+    summary: "reinforcement learning in worlds, from a recipe",
+    load: async () => (await import("./rl.ts")).rl,
+  },
   schema: {
     summary: "checks tool schemas by Moonshot's rules (walle)",
     load: async () => (await import("./schema.ts")).schema,

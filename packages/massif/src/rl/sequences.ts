@@ -1,0 +1,80 @@
+/** From answers to what is learned: ids, the tokens that have a loss, and the log-probabilities they were sampled with. */
+import type { Trajectory } from "../chat/index.ts";
+import { MassifError } from "../common/index.ts";
+import { type Example, pack, type Rows, writeRows } from "../train/index.ts";
+
+export interface Sequence extends Example {
+  advantage: number;
+  /** For each token, log p as the rollout's engine told it; 0 where nothing is learned. */
+  sampled: Float32Array;
+}
+
+/** Which tokens of a trajectory have a loss: what the model wrote, and where `version` is given, of those weights only.
+ *  Throws `rl.tokens` for a trajectory without ids and log-probabilities. */
+export function sequenceOf({ id, tokens }: Trajectory, advantage: number, version?: number): Sequence {
+  if (!tokens?.logprobs)
+    throw new MassifError("rl.tokens", {
+      found: `trajectory ${id} has no ${tokens ? "log-probabilities" : "token ids"}`,
+      expected: "both: what is learned is what was sampled, never text that is tokenized again",
+      fix: "roll out with a model that tells them: the engine, or a server with logprobs and return_token_ids",
+    });
+  const learn = new Uint8Array(tokens.ids.length);
+  const sampled = new Float32Array(tokens.ids.length);
+  for (const { start, end, weights } of tokens.turns) {
+    if (version !== undefined && weights !== version) continue;
+    for (let i = start; i < end; i++) {
+      learn[i] = 1;
+      sampled[i] = tokens.logprobs[i] ?? 0;
+    }
+  }
+  return { ids: Int32Array.from(tokens.ids), learn, advantage, sampled };
+}
+
+/** Where the targets of a micro-batch come from: place in the rows, number of the sequence, token of it. */
+export interface Layout {
+  rows: Rows;
+  /** Of each target: its position in rows, its sequence, and its place in the sequence's ids. */
+  at: Int32Array;
+  sequence: Int32Array;
+  token: Int32Array;
+}
+
+/** Sequences packed into micro-batches of at most `rows` rows. Throws `rl.too-long`. */
+export function layOut(
+  sequences: readonly Example[],
+  { rows: most, seqLen }: { rows: number; seqLen: number },
+): Layout[] {
+  const long = sequences.find(({ ids }) => ids.length - 1 > seqLen);
+  if (long)
+    throw new MassifError("rl.too-long", {
+      found: `an episode of ${long.ids.length} tokens`,
+      expected: `at most ${seqLen + 1} (batch.seqLen and one)`,
+      fix: "raise batch.seqLen, or lower the world's maxTokens",
+    });
+  // Longest first fits best; the sort is stable, so the same sequences lie in the same places.
+  const order = [...sequences.keys()].sort((a, b) => sequences[b]!.ids.length - sequences[a]!.ids.length);
+  const packed = pack(sequences, order, seqLen);
+  return Array.from({ length: Math.ceil(packed.length / most) }, (_, m) => {
+    const part = packed.slice(m * most, (m + 1) * most);
+    const [at, sequence, token]: number[][] = [[], [], []];
+    for (const [b, row] of part.entries()) {
+      let start = b * seqLen;
+      for (const s of row) {
+        const { ids, learn } = sequences[s]!;
+        for (let t = 1; t < ids.length; t++) {
+          if (!learn[t]) continue;
+          at!.push(start + t - 1);
+          sequence!.push(s);
+          token!.push(t);
+        }
+        start += ids.length - 1;
+      }
+    }
+    return {
+      rows: writeRows(sequences, part, seqLen),
+      at: Int32Array.from(at!),
+      sequence: Int32Array.from(sequence!),
+      token: Int32Array.from(token!),
+    };
+  });
+}
