@@ -113,9 +113,10 @@ async function withEngine<T>(
   model: Model,
   tokenizer: Tokenizer,
   { template }: FinetuneRecipe,
+  { concurrency }: RolloutConfig,
   use: (model: ReturnType<typeof engineModel>) => Promise<T>,
 ): Promise<T> {
-  using engine = openEngine({ model, tokenizer });
+  using engine = openEngine({ model, tokenizer, maxRunning: concurrency, tokenBudget: 2048 });
   return await use(engineModel(engine, { template, enforce: false }));
 }
 
@@ -127,7 +128,7 @@ async function evaluate(
   dir: string,
 ): Promise<Record<string, unknown>> {
   const { rollouts, template, seed } = recipe;
-  const { scores, trajectories } = await withEngine(model, tokenizer, recipe, (player) =>
+  const { scores, trajectories } = await withEngine(model, tokenizer, recipe, rollouts, (player) =>
     rollOut(player, rollouts, { seed }, { tokenizer, template }),
   );
   // A few of each world, to be read by people.
@@ -156,7 +157,7 @@ async function* ownSuccesses(
   const model = loadModel(folder, { device });
   try {
     const options = { tokenizer, template, ...(signal && { signal }) };
-    const { trajectories } = await withEngine(model, tokenizer, recipe, (player) =>
+    const { trajectories } = await withEngine(model, tokenizer, recipe, rounds.rollouts, (player) =>
       rollOut(player, { ...rounds.rollouts, worlds }, { seed, purpose: `round ${round}` }, options),
     );
     yield* trajectories.filter(({ reward }) => (reward?.total ?? 0) >= 1);

@@ -14,7 +14,7 @@ export const RolloutConfig = z.strictObject({
   temperature: z.number().min(0).default(1).describe("0 takes the likeliest token"),
   maxSteps: z.int().positive().default(12).describe("Most messages of the model in an episode"),
   maxTokens: z.int().positive().default(64).describe("Most tokens of one of them"),
-  concurrency: z.int().positive().default(64).describe("Episodes under way at once"),
+  concurrency: z.int().positive().default(256).describe("Episodes under way at once"),
 });
 export type RolloutConfig = z.output<typeof RolloutConfig>;
 

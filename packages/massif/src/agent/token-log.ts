@@ -38,7 +38,7 @@ export class TokenLog {
   }
 
   /** The prompt of the next message: the ids so far, with what was said since and the header of the model's turn. */
-  prompt(messages: readonly Message[], tools: readonly ToolSpec[]): readonly number[] {
+  prompt(messages: readonly Message[], tools: readonly ToolSpec[]): number[] {
     const { tokenizer, template, toolStyle } = this.#options;
     const segments = render({
       template,
@@ -52,7 +52,7 @@ export class TokenLog {
     const { ids, sources } = encodeSegments(fresh, tokenizer);
     for (const [i, id] of ids.entries()) this.#push(id, sources[i]!);
     this.#messages = messages.length;
-    return this.#ids;
+    return [...this.#ids];
   }
 
   /** Appends what the model wrote to that prompt; an engine may put the beginning of a think block before it. False where it does not tell its ids: then there is no log of them.

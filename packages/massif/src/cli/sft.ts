@@ -5,15 +5,14 @@ import { FinetuneRecipe, finetune } from "../agent/index.ts";
 import { describeConfig, loadConfig, MassifError, Progress } from "../common/index.ts";
 import { type Command, parse } from "./command.ts";
 import { interruptible } from "./interrupt.ts";
-import { modelFolder } from "./paths.ts";
-import { findRecipe } from "./pretrain.ts";
+import { modelFolder, recipesFolder } from "./paths.ts";
 
 export const sft: Command = {
   summary: "fine-tune a model on conversations, trajectories and demonstrations of worlds",
   get help() {
     return `massif sft [RECIPE] --model DIR [DATA…] [options]
 
-RECIPE is a .json file, or a folder with sft.json; without one every key has its default. DATA are JSONL files of
+RECIPE is a .json file, a folder with sft.json, or a name in recipes/; without one every key has its default. DATA are JSONL files of
 trajectories (massif.trajectory/1) or of conversations in OpenAI's shape ({ messages, tools }).
   --model DIR           a checkpoint, or a run folder (its last checkpoint)
   --worlds A,B          demonstrate and evaluate in these worlds (shipped names or files)
@@ -46,12 +45,15 @@ ${describeConfig(FinetuneRecipe)}`;
       resume: { type: "boolean", default: false },
       json: { type: "boolean", default: false },
     });
-    const isRecipe = (name: string) => name.endsWith(".json") || existsSync(join(name, "sft.json"));
-    const [named, ...others] = positionals.filter(isRecipe);
+    const recipeOf = (name: string) =>
+      [name, join(name, "sft.json"), join(recipesFolder(), name, "sft.json")].find(
+        (path) => path.endsWith(".json") && existsSync(path),
+      );
+    const [named, ...others] = positionals.filter(recipeOf);
     if (others.length)
       throw new MassifError("cli.usage", { found: `more than one recipe: ${named} ${others.join(" ")}` });
-    const file = named && (named.endsWith(".json") ? findRecipe(named) : resolve(named, "sft.json"));
-    const data = positionals.filter((name) => !isRecipe(name)).map((path) => resolve(path));
+    const file = named && resolve(recipeOf(named)!);
+    const data = positionals.filter((name) => !recipeOf(name)).map((path) => resolve(path));
     const worlds = JSON.stringify(values.worlds?.split(","));
     const sets = [
       ...(values.model === undefined ? [] : [`model=${JSON.stringify(resolve(modelFolder(values.model)))}`]),
