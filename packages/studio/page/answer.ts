@@ -125,9 +125,12 @@ function readLikely({ token, logprob, bytes }: LikelyShape): { text: string; log
 export const open = (turn: Turn | undefined): Call[] =>
   turn?.role === "assistant" && turn.state === "done" ? turn.calls.filter(({ result }) => result === undefined) : [];
 
-/** Tokens a second after the first, where there were enough to tell. */
+/** Milliseconds in which too little comes to tell a rate. */
+const TOO_SHORT = 50;
+
+/** Tokens a second after the first, where there was time enough to tell. */
 export function rate({ first, last, usage, pieces }: Answer): number | undefined {
   const tokens = (usage?.completion ?? pieces) - 1;
-  if (first === undefined || last === undefined || last <= first || tokens < 1) return undefined;
+  if (first === undefined || last === undefined || last - first < TOO_SHORT || tokens < 1) return undefined;
   return (tokens * 1000) / (last - first);
 }

@@ -148,7 +148,8 @@ function draw(): void {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
   const main = document.querySelector("main");
-  const atEnd = !main || main.scrollHeight - main.scrollTop - main.clientHeight < 48;
+  const atEnd = state.toEnd || !main || main.scrollHeight - main.scrollTop - main.clientHeight < 48;
+  state.toEnd = false;
   render(h(App, null), document.body);
   const now = document.querySelector("main")!;
   if (atEnd) now.scrollTop = now.scrollHeight;

@@ -36,7 +36,7 @@ export function parseSpans(text: string): Span[] {
   return spans;
 }
 
-const fence = /^ {0,3}(```+|~~~+) *([\w+#.-]*)[^`]*$/;
+const fence = /^ {0,3}(```+|~~~+)([^`]*)$/;
 const heading = /^ {0,3}(#{1,6}) +(.+)$/;
 const rule = /^ {0,3}([-*_])( *\1){2,} *$/;
 const quote = /^ {0,3}> ?(.*)$/;
@@ -68,7 +68,7 @@ export function parseMarkdown(text: string, depth = 0): Block[] {
       // Until its end, or as far as the text has come.
       while (++i < lines.length && !(lines[i]!.trim().startsWith(mark!) && /^ *(`+|~+) *$/.test(lines[i]!)))
         body.push(lines[i]!);
-      push({ kind: "code", language: language!, text: body.join("\n") });
+      push({ kind: "code", language: language!.trim(), text: body.join("\n") });
     } else if ((match = heading.exec(line)))
       push({ kind: "heading", level: match[1]!.length, spans: parseSpans(match[2]!) });
     else if (rule.test(line)) push({ kind: "rule" });

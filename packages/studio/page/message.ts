@@ -197,7 +197,7 @@ function facts(answer: Answer): string {
     usage && `${usage.prompt.toLocaleString("en")} tokens in`,
     usage && usage.cached > 0 && `${usage.cached.toLocaleString("en")} cached`,
     usage && `${usage.completion.toLocaleString("en")} out`,
-    speed && `${speed < 10 ? speed.toFixed(1) : speed.toFixed(0)} tokens/s`,
+    speed && `${speed < 10 ? speed.toFixed(1) : Math.round(speed).toLocaleString("en")} tokens/s`,
     first !== undefined && `first after ${(first / 1000).toFixed(2)} s`,
   ]
     .filter(Boolean)

@@ -22,6 +22,8 @@ export interface State {
   remember: boolean;
   /** Index of the turn that is being edited. */
   editing?: number;
+  /** The next drawing shows the end, wherever one was. */
+  toEnd: boolean;
   /** Said to screen readers, and shown for a moment. */
   notice: string;
 }
@@ -30,7 +32,7 @@ const STORE = "massif";
 
 export const state: State = {
   ...{ settings: { ...noSettings }, theme: "", plain: false, key: "", turns: [], draft: "", models: [] },
-  ...{ panel: false, remember: false, notice: "" },
+  ...{ panel: false, remember: false, notice: "", toEnd: false },
 };
 
 let draw: () => void = () => undefined;
@@ -120,7 +122,7 @@ export function send(text = state.draft): void {
   if (!text.trim() || !ready()) return;
   state.turns.push({ role: "user", content: text });
   delete state.count;
-  change({ draft: "" });
+  change({ draft: "", toEnd: true });
   void answer();
 }
 

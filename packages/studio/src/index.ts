@@ -40,6 +40,17 @@ export function studioFile(pathname: string): StudioFile | undefined {
   return files.get(pathname);
 }
 
+/** Node says once that its stripper may change; whoever starts a server need not read that. */
+function strip(text: string): string {
+  const warn = process.emitWarning;
+  process.emitWarning = () => undefined;
+  try {
+    return stripTypeScriptTypes(text);
+  } finally {
+    process.emitWarning = warn;
+  }
+}
+
 function readFiles(): Map<string, StudioFile> {
   const all = new Map<string, StudioFile>();
   const add = (path: string, type: string, body: string) =>
@@ -63,7 +74,7 @@ function readFiles(): Map<string, StudioFile> {
         text.replace("IMPORT_MAP", () => importMap),
       );
     // Under its own name, so that a module's imports are right as they stand; browsers go by the content type.
-    else if (type === ".ts") add(`/studio/${name}`, ".js", stripTypeScriptTypes(text));
+    else if (type === ".ts") add(`/studio/${name}`, ".js", strip(text));
     else if (type in types) add(`/studio/${name}`, type, text);
   }
   for (const [name, path] of Object.entries(modules))

@@ -2,10 +2,10 @@
 import { existsSync } from "node:fs";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import type { ChatRequest, Turn } from "../packages/massif/src/llm/index.ts";
-import { type Format, renderPrompt } from "../packages/massif/src/server/backend.ts";
-import { scripted, weather } from "../packages/massif/src/server/testing.ts";
-import { k2Specials, Tokenizer } from "../packages/massif/src/tokenizer/index.ts";
+import type { ChatRequest, Turn } from "../../massif/src/llm/index.ts";
+import { type Format, renderPrompt } from "../../massif/src/server/backend.ts";
+import { scripted, weather } from "../../massif/src/server/testing.ts";
+import { k2Specials, Tokenizer } from "../../massif/src/tokenizer/index.ts";
 
 const executablePath = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"].find(existsSync);
 
