@@ -33,8 +33,8 @@ const progress = new Progress();
 const seed = Number(values.seed);
 
 // World text: what is said in the world, without control tokens, one document an episode.
-mkdirSync(join(dir, "text"), { recursive: true });
-const shown = DemonstrationConfig.parse({ worlds: [values.world], count: 600 });
+const fresh = mkdirSync(join(dir, "text"), { recursive: true }) !== undefined;
+const shown = DemonstrationConfig.parse({ worlds: [values.world], count: fresh ? 600 : 0 });
 let number = 0;
 for await (const { messages, tools } of demonstrate(shown, seed + 1000)) {
   const said = render({ template: "instruct-v2", messages, tools }).flatMap(({ text }) => text ?? []);

@@ -64,7 +64,8 @@ function course(recipe: Recipe, { tokenizer, order, heldOut, documentName }: Cor
       ...new Set(batches.flatMap(({ origins }) => origins.flatMap(({ documents }) => documents)).map(documentName)),
     ],
     evaluate: (trainer) => evaluate(trainer, heldOut),
-    facts: ({ evalBitsPerByte: bits }) => (typeof bits === "number" ? [`${bits.toFixed(3)} bits/byte held out`] : []),
+    facts: ({ evalBitsPerByte: bits }) =>
+      typeof bits === "number" ? [`${bits.toFixed(3)} bits per byte on held-out text`] : [],
     samples: {
       every: samples.every,
       write: (trainer, step): Sample[] =>
