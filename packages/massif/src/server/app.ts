@@ -109,13 +109,13 @@ const fingerprint = (app: App, weights: number | undefined): string =>
 
 export const headOf = (app: App, model: string, prefix: string): Head => ({
   id: `${prefix}${app.newId()}`,
-  created: app.clock(),
+  created: app.unixTime(),
   model,
   fingerprint: fingerprint(app, app.service.backend(model).control?.version),
 });
 
-function models(hono: Hono<Env>, { service, clock }: App): void {
-  const created = clock();
+function models(hono: Hono<Env>, { service, unixTime }: App): void {
+  const created = unixTime();
   const rows = () =>
     service.backends.flatMap(({ names, contextLength }) =>
       names

@@ -26,7 +26,7 @@ export interface AppOptions {
   keepAlive?: number;
   stall?: number;
   /** Unix time in seconds. */
-  clock?: () => number;
+  unixTime?: () => number;
   newId?: () => string;
   /** One line a request, and what our own failures were. */
   log?: (line: Record<string, unknown>) => void;
@@ -46,7 +46,7 @@ export const resolveOptions = (given: AppOptions): App => ({
   secret: randomUUID(),
   keepAlive: 15_000,
   stall: 120_000,
-  clock: () => Math.floor(Date.now() / 1000),
+  unixTime: () => Math.floor(Date.now() / 1000),
   newId: () => randomUUID().replaceAll("-", ""),
   log: () => {},
   ...given,

@@ -70,7 +70,7 @@ export function responsesRoutes(hono: Hono<Env>, app: App): void {
     const id = `resp_${app.newId()}`;
     const { echo, model, input, history } = call;
     const events = new ResponseEvents({
-      ...{ id, created: app.clock(), model, echo, newId: app.newId },
+      ...{ id, created: app.unixTime(), model, echo, newId: app.newId },
       logprobs: call.chat.logprobs !== undefined,
     });
     const cancelled = new AbortController();
