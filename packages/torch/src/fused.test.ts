@@ -290,3 +290,59 @@ test("mla_decode refuses a position outside its sequence's blocks, and a block o
   expect(() => run(2, 0)).toThrow("found block 2 in a cache of 2");
   expect(run(1, 3).shape).toEqual([1, 1, 1, 2]);
 });
+
+const angles = randn([9, 2], "float32");
+torch.keep(angles);
+const experts = torch.keep(torch.randint(0, 5, [20, 2], { dtype: "int64" }));
+const targets = torch.keep(torch.randint(0, 50, [20], { dtype: "int64" }));
+test.for([
+  ["swiglu", [[20, 32]], ([x]) => swiglu(x!)],
+  [
+    "mla_attention",
+    [
+      [2, 9, 3, 12],
+      [2, 9, 3, 15],
+      [2, 9, 4],
+    ],
+    ([q_BTHK, kv_BTHX, kPe_BTR]) =>
+      mlaAttention({
+        ...{ q_BTHK: q_BTHK!, kv_BTHX: kv_BTHX!, kPe_BTR: kPe_BTR! },
+        ...{ cos_TR: angles.cos(), sin_TR: angles.sin(), docStart_BT: null, nope: 8, scale: 0.3 },
+      })[0],
+  ],
+  [
+    "linear_cross_entropy",
+    [
+      [20, 16],
+      [50, 16],
+    ],
+    ([x, w]) => linearCrossEntropy(x!, w!, targets),
+  ],
+  [
+    "moe_experts",
+    [
+      [20, 16],
+      [20, 2],
+      [5, 24, 16],
+      [5, 16, 12],
+    ],
+    ([x_ND, w_Nk, gateUp_EID, down_EDI]) =>
+      moeExperts({ x_ND: x_ND!, idx_Nk: experts, w_Nk: w_Nk!, gateUp_EID: gateUp_EID!, down_EDI: down_EDI! }),
+  ],
+] as [string, number[][], (inputs: Tensor[]) => Tensor][])(
+  "%s in bfloat16: values and gradients are those of float32 on the same numbers, to bfloat16's 8 bits",
+  ([, shapes, fn]) => {
+    const inputs = shapes.map((shape) => randn(shape, "bfloat16"));
+    const [narrow, exact] = (["bfloat16", "float32"] as const).map((dtype) => {
+      usePlain(dtype === "float32");
+      const leaves = inputs.map((t) => (dtype === "float32" ? t.to(dtype) : t.clone()));
+      for (const leaf of leaves) leaf.requiresGrad = true;
+      const out = fn(leaves);
+      return [out, ...torch.grad(out.to("float32").square().sum(), leaves)];
+    }) as [Tensor[], Tensor[]];
+    for (const [i, got] of narrow.entries()) {
+      const expected = exact[i]!;
+      expect(got.to("float32").sub(expected).norm().item() / expected.norm().item()).toBeLessThan(2e-2);
+    }
+  },
+);

@@ -1,6 +1,6 @@
 /**
  * Our own operators (native/ops) and their plain twins. Each function here takes the fused operator where it runs (CPU,
- * float32 or float64, unless MASSIF_OPS=plain) and otherwise computes the same from ATen operators: the twin is the oracle
+ * float32, float64 and mostly bfloat16, unless MASSIF_OPS=plain) and otherwise computes the same from ATen operators: the twin is the oracle
  * in tests, the way on other devices, and the readable account of what the fused one does.
  *
  * Shapes: B batch, T positions, N = B·T tokens, D width, H heads, K = nope + rope query width, V value width, R rope width,
@@ -21,6 +21,9 @@ export function usePlain(on: boolean): void {
 /** Which path `x` would take. */
 export const runsFused = (x: Tensor): boolean =>
   !plain && x.device === "cpu" && (x.dtype === "float32" || x.dtype === "float64");
+
+/** Operators that widen bfloat16 as they read it; dense products leave it to ATen, which multiplies it as it is. */
+const isNarrow = (x: Tensor): boolean => !plain && x.device === "cpu" && x.dtype === "bfloat16";
 
 const own = new Map<string, Operator>();
 const massif = (name: string): Operator => {
@@ -50,7 +53,7 @@ export function rmsNorm(x: Tensor, weight_D: Tensor, eps: number): Tensor {
 
 /** silu(gate) ⊙ up of [..., gate | up]. */
 export function swiglu(gateUp: Tensor): Tensor {
-  if (runsFused(gateUp)) return massif("swiglu")(gateUp) as Tensor;
+  if (runsFused(gateUp) || isNarrow(gateUp)) return massif("swiglu")(gateUp) as Tensor;
   const [gate, up] = gateUp.chunk(2, -1) as [Tensor, Tensor];
   return gate.silu().mul(up);
 }
@@ -85,7 +88,7 @@ export interface MlaInputs {
 /** Causal multi-head latent attention within documents. Also the largest softmax input of each head, which QK-Clip wants. */
 export function mlaAttention(inputs: MlaInputs): [out_BTHV: Tensor, maxLogit_H: Tensor] {
   const { q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale } = inputs;
-  if (runsFused(q_BTHK))
+  if (runsFused(q_BTHK) || isNarrow(q_BTHK))
     return massif("mla_attention")(q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale) as [
       Tensor,
       Tensor,
@@ -183,7 +186,8 @@ function hidden(T: number, docStart_BT: Tensor | null, device: string): Tensor {
 
 /** Cross-entropy of each token, float32: −log softmax(x·Wᵀ)[target]. Targets of `ignoreIndex` give 0 and no gradient. */
 export function linearCrossEntropy(x_ND: Tensor, weight_CD: Tensor, target_N: Tensor, ignoreIndex = -100): Tensor {
-  if (runsFused(x_ND)) return massif("linear_cross_entropy")(x_ND, weight_CD, target_N, ignoreIndex) as Tensor;
+  if (runsFused(x_ND) || isNarrow(x_ND))
+    return massif("linear_cross_entropy")(x_ND, weight_CD, target_N, ignoreIndex) as Tensor;
   const logits_NC = functions.linear(x_ND, weight_CD);
   return functions.nll_loss(logits_NC.to(wide(logits_NC)).log_softmax(-1), target_N, null, 0, ignoreIndex);
 }
@@ -199,7 +203,8 @@ export interface ExpertInputs {
 
 /** y = Σ_k w_k · down_e(silu(gate_e·x) ⊙ up_e·x) with e = idx[n, k]. No token is dropped. */
 export function moeExperts({ x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI }: ExpertInputs): Tensor {
-  if (runsFused(x_ND)) return massif("moe_experts")(x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI) as Tensor;
+  if (runsFused(x_ND) || isNarrow(x_ND))
+    return massif("moe_experts")(x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI) as Tensor;
   const k = idx_Nk.shape[1]!;
   const slots = idx_Nk.flatten();
   const order = slots.argsort({ stable: true, dim: 0, descending: false });
