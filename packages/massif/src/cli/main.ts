@@ -5,8 +5,8 @@ import type { Command } from "./command.ts";
 /** Loaded on demand: a command that needs no torch starts without it. */
 const commands: Record<string, { summary: string; load: () => Promise<Command> }> = {
   chat: {
-    summary: "the K2 chat format: render messages to prompts and ids, parse what a model wrote",
-    load: async () => (await import("./chat-format.ts")).chat,
+    summary: "talk with a model; render and parse: the K2 chat format on rows",
+    load: async () => (await import("./chat.ts")).chat,
   },
   doctor: {
     summary: "what is on this machine, and what to do about what is missing",
@@ -40,6 +40,10 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
     summary: "fine-tune a model on conversations, trajectories and demonstrations of worlds",
     load: async () => (await import("./sft.ts")).sft,
   },
+  serve: {
+    summary: "serve a model, or a gateway to other engines, as OpenAI, Anthropic and Responses APIs",
+    load: async () => (await import("./serve.ts")).serve,
+  },
   start: {
     summary: "the main job: text, tokenizer, a K2 model that learned it, samples and a report (npm start)",
     load: async () => (await import("./start.ts")).start,
@@ -47,6 +51,10 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
   tokenizer: {
     summary: "train a byte-level BPE vocabulary, encode text to ids, decode ids",
     load: async () => (await import("./tokenizer.ts")).tokenizer,
+  },
+  verify: {
+    summary: "scores an endpoint as K2's vendor verifier does: schemas, decisions, leaks, streams",
+    load: async () => (await import("./verify.ts")).verify,
   },
   "verify-trajectory": {
     summary: "re-run trajectories from their seeds: accepted, or the first reason why not",

@@ -10,4 +10,14 @@ export { type Listening, type ListenOptions, listen } from "./listen.ts";
 export { Service, type ServiceOptions } from "./service.ts";
 export { type UpstreamOptions, Upstreams, type UpstreamsOptions } from "./upstreams.ts";
 export { Validator } from "./validate.ts";
+export {
+  builtInSchemas,
+  passes,
+  readBaseline,
+  readCase,
+  schemaCase,
+  type Verification,
+  verificationTable,
+  verifyEndpoint,
+} from "./vendor-verify.ts";
 export { type CallOutcome, VerifiedModel, type VerifiedOptions } from "./verified.ts";
