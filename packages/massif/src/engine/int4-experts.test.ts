@@ -8,7 +8,8 @@ import { openEngine } from "./open.ts";
 import { byteTokenizer, collect, tinyModel } from "./testing.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "massif-int4-"));
-const model = tinyModel(3, { moeIntermediateSize: 32, initializerRange: 0.1 });
+// A model whose routing bf16 does not change: one token with another expert outweighs all rounding.
+const model = tinyModel(4, { moeIntermediateSize: 32, initializerRange: 0.1 });
 saveInt4(model, folder);
 const cacheBytes = 1 << 20;
 afterAll(() => {
@@ -31,9 +32,8 @@ test("INT4 as it computes is INT4 as its values, within what bf16 rounds", async
   const packed = await told({ dtype: "bfloat16", weights: "int4" });
   const whole = await told({ model });
   const rms = (a: number[], b: number[]) => Math.sqrt(a.reduce((sum, x, i) => sum + (x - b[i]!) ** 2, 0) / a.length);
-  // bf16 keeps 8 bits, and its experts the hidden layer in float, which packed ones round: they may cost no more than
-  // three times what bf16 costs, and less than what INT4 costs.
-  expect(rms(packed, values)).toBeLessThan(3 * rms(bf16, values));
+  // bf16 keeps 8 bits; packed experts may cost no more than twice what bf16 costs, and less than what INT4 costs.
+  expect(rms(packed, values)).toBeLessThan(2 * rms(bf16, values));
   expect(rms(packed, values)).toBeLessThan(0.5 * rms(whole, values));
 });
 
