@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { MassifError } from "../common/index.ts";
 import { k2Specials, saveTokenizer, Tokenizer } from "../tokenizer/index.ts";
 
-import { chat } from "./chat-format.ts";
+import { chatFormat } from "./chat-format.ts";
 
 const main = resolve(import.meta.dirname, "main.ts");
 let folder: string;
@@ -83,7 +83,7 @@ test("errors name the row", async () => {
   const file = join(folder, "rows.jsonl");
   const failure = async (args: string[], ...rows: object[]) => {
     writeFileSync(file, rows.map((row) => JSON.stringify(row)).join("\n"));
-    const error: unknown = await chat.run([...args, file]).catch((error: unknown) => error);
+    const error: unknown = await chatFormat.run([...args, file]).catch((error: unknown) => error);
     return error instanceof MassifError ? error.trouble.found : error;
   };
   const image = { ...good, messages: [{ role: "user", content: [{ type: "image_url" }] }] };

@@ -78,7 +78,7 @@ const ParseRow = z.object({
   finish_reason: FinishReasonSchema.nullish(),
 });
 
-export const chat: Command = {
+export const chatFormat: Command = {
   summary: "the K2 chat format: render messages to prompts and ids, parse what a model wrote",
   help,
   async run(args) {
