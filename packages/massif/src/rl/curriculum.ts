@@ -1,29 +1,29 @@
 /**
- * Which task comes next. Tasks of a world are of kinds; a kind's difficulty is its pass rate, remembered with decay, and a
+ * Which task comes next. Tasks of a world are of types; a type's difficulty is its pass rate, remembered with decay, and a
  * share of the tasks is drawn by 1 − success (K1.5, arXiv 2501.12599 §2.3.4), the rest as the world draws them.
  */
 import { Random } from "../common/index.ts";
 
-/** A place to draw tasks from: what kind the task of a seed is. */
+/** A place to draw tasks from: what type the task of a seed is. */
 export interface TaskSource {
   name: string;
   weight: number;
-  kindOf(seed: number): string;
+  typeOf(seed: number): string;
 }
 
 export interface DrawnTask {
   source: number;
   seed: number;
-  kind: string;
+  type: string;
 }
 
 /** JSON: with it, the same tasks come. */
 export interface CurriculumState {
   random: Random["state"];
-  rates: [kind: string, rate: number][];
+  rates: [type: string, rate: number][];
 }
 
-/** Seeds tried for a task of a wanted kind. */
+/** Seeds tried for a task of a wanted type. */
 const TRIES = 64;
 
 export class Curriculum {
@@ -31,7 +31,7 @@ export class Curriculum {
   readonly #priority: number;
   readonly #memory: number;
   readonly #random: Random;
-  /** Success of each kind seen, "world/kind". */
+  /** Success of each type seen, "world/kind". */
   readonly #rates = new Map<string, number>();
 
   constructor(
@@ -51,22 +51,22 @@ export class Curriculum {
     return task;
   }
 
-  #key({ source, kind }: Pick<DrawnTask, "source" | "kind">): string {
-    return `${this.#sources[source]!.name}/${kind}`;
+  #key({ source, type }: Pick<DrawnTask, "source" | "type">): string {
+    return `${this.#sources[source]!.name}/${type}`;
   }
 
-  /** A kind, by 1 − success. Undefined while none is known, or all are solved. */
+  /** A type, by 1 − success. Undefined while none is known, or all are solved. */
   #hard(): string | undefined {
     return draw(this.#random, [...this.#rates], ([, rate]) => 1 - rate)?.[0];
   }
 
-  #any(kind: string | undefined): DrawnTask {
+  #any(type: string | undefined): DrawnTask {
     const all = [...this.#sources.entries()];
-    const fitting = kind === undefined ? all : all.filter(([, { name }]) => kind.startsWith(`${name}/`));
-    const [source, { kindOf }] = draw(this.#random, fitting, ([, { weight }]) => weight)!;
+    const fitting = type === undefined ? all : all.filter(([, { name }]) => type.startsWith(`${name}/`));
+    const [source, { typeOf }] = draw(this.#random, fitting, ([, { weight }]) => weight)!;
     // 31 bits: a seed that a JSON row and every reader keeps exactly.
     const seed = this.#random.uint32() >>> 1;
-    return { source, seed, kind: kindOf(seed) };
+    return { source, seed, type: typeOf(seed) };
   }
 
   /** What a group came to: `success` is its share of right answers. */
@@ -76,7 +76,7 @@ export class Curriculum {
     this.#rates.set(key, before === undefined ? success : this.#memory * before + (1 - this.#memory) * success);
   }
 
-  /** Success of each kind, as remembered. */
+  /** Success of each type, as remembered. */
   get rates(): Record<string, number> {
     return Object.fromEntries(this.#rates);
   }
@@ -88,7 +88,7 @@ export class Curriculum {
   set state({ random, rates }: CurriculumState) {
     this.#random.state = random;
     this.#rates.clear();
-    for (const [kind, rate] of rates) this.#rates.set(kind, rate);
+    for (const [type, rate] of rates) this.#rates.set(type, rate);
   }
 }
 

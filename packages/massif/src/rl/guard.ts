@@ -3,8 +3,7 @@
  * carry no signal, and nothing pulls it back (study: notes/small-rl.md, point 4). So the sides are watched apart, never
  * their mean.
  */
-
-export type Side = "act" | "refuse";
+import type { Kind } from "../agent/index.ts";
 
 export interface CollapseConfig {
   fall: number;
@@ -14,7 +13,7 @@ export interface CollapseConfig {
 /** JSON; part of the checkpoint. */
 export interface CollapseState {
   /** Success of each side, smoothed; its best; steps in a row far below it. */
-  sides: { side: Side; rate: number; best: number; falling: number }[];
+  sides: { side: Kind; rate: number; best: number; falling: number }[];
 }
 
 /** How much of its past a side's rate keeps: a step has few tasks of the rarer side. */
@@ -28,9 +27,9 @@ export class CollapseGuard {
     this.#config = config;
   }
 
-  /** Takes a step's success of each side that had tasks. Says what has locked in, or nothing. */
-  judge(success: Partial<Record<Side, number>>): string | undefined {
-    for (const side of ["act", "refuse"] as const) {
+  /** Takes a step's success of each side (kind of task) that had tasks. Says what has locked in, or nothing. */
+  judge(success: Partial<Record<Kind, number>>): string | undefined {
+    for (const side of ["act", "refuse", "answer"] as const) {
       const now = success[side];
       if (now === undefined) continue;
       let seen = this.#sides.find((s) => s.side === side);

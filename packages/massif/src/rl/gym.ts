@@ -2,12 +2,14 @@
  * Reinforcement learning from a recipe (K2, arXiv 2507.20534 §3.2): groups of answers by the engine in this process, rewards
  * from verifiers, updates, new weights to the engine, again. A run that was killed and resumed goes on to the bit.
  */
-import { writeFileSync } from "node:fs";
+import { mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { torch } from "@massif/torch";
-import { count, MassifError, type Progress, Random } from "../common/index.ts";
+import { type Kind, RolloutConfig, rollOut, type Score } from "../agent/index.ts";
+import { count, MassifError, type Progress, Random, wilson, writeJsonl } from "../common/index.ts";
 import { type Engine, engineModel, openEngine } from "../engine/index.ts";
-import { loadModel } from "../model/index.ts";
+import type { LanguageModel } from "../llm/index.ts";
+import { loadModel, type Model } from "../model/index.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/index.ts";
 import {
   openRun,
@@ -20,17 +22,15 @@ import {
 } from "../train/index.ts";
 import { hasSignal } from "./advantages.ts";
 import { Curriculum, type CurriculumState, type DrawnTask } from "./curriculum.ts";
-import { type Evaluation, evaluate, successOf } from "./evaluation.ts";
-import { CollapseGuard, type CollapseState, type Side } from "./guard.ts";
+import { CollapseGuard, type CollapseState } from "./guard.ts";
 import { Learner, type UpdateReport } from "./learner.ts";
 import { ptxExamples } from "./ptx.ts";
 import type { RlRecipe } from "./recipe.ts";
-import { readEvaluations, writeRlReport } from "./report.ts";
+import { type Baselines, readBaselines, readEvaluations, writeRlReport } from "./report.ts";
 import { rewardsOf, totalOf } from "./rewards.ts";
 import { type Arena, type Group, openArena, Rollouts } from "./rollouts.ts";
 import { type Sequence, sequenceOf } from "./sequences.ts";
 import { meanOf, passAtK, passHatK, shareOf } from "./statistics.ts";
-import { transcriptOf } from "./transcript.ts";
 
 export interface GymOptions {
   /** The folder that the recipe's relative paths start from. */
@@ -95,7 +95,6 @@ class Gym implements Disposable {
   readonly #recipe: RlRecipe;
   readonly #run: Run;
   readonly #options: Session;
-  readonly #heldOut: readonly Arena[];
   readonly #curriculum: Curriculum;
   readonly #guard: CollapseGuard;
   #trainer!: Trainer;
@@ -110,7 +109,6 @@ class Gym implements Disposable {
     this.#recipe = recipe;
     this.#run = run;
     this.#options = options;
-    this.#heldOut = recipe.worlds.map((world) => openArena(world, "heldout"));
     this.#curriculum = new Curriculum(options.train, { seed: recipe.seed, ...recipe.curriculum });
     this.#guard = new CollapseGuard(recipe.guard);
     this.#open(run.resumed?.dir);
@@ -123,7 +121,7 @@ class Gym implements Disposable {
 
   /** Weights and all that hangs on them, from a checkpoint of the run or from the model that it begins with. */
   #open(checkpoint: string | undefined): void {
-    const { model, device, groups, groupSize, seed, template, evaluation } = this.#recipe;
+    const { model, device, groupSize, seed, template } = this.#recipe;
     const { base, tokenizer, train, ptx } = this.#options;
     if (checkpoint) {
       const { trainer, state } = readSnapshot<GymState>(checkpoint, this.#trainerConfig, device);
@@ -138,14 +136,13 @@ class Gym implements Disposable {
       this.#trainer = new Trainer(loadModel(resolve(base, model), { device, dtype: "float32" }), this.#trainerConfig);
     this.#learner = new Learner(this.#trainer, this.#recipe);
     // The engine reads the trainer's own weights: an update of them is an update of the engine.
-    this.#engine = openRolloutEngine(
-      this.#trainer.model,
+    this.#engine = openRolloutEngine(this.#trainer.model, tokenizer, this.#recipe);
+    this.#rollouts = new Rollouts(playerOf(this.#engine, this.#recipe), train, {
       tokenizer,
+      template,
+      groupSize,
       seed,
-      Math.max(groups * groupSize, evaluation.episodes),
-    );
-    const languageModel = engineModel(this.#engine, { template, enforce: false, sampling: { temperature: 1 } });
-    this.#rollouts = new Rollouts(languageModel, train, { tokenizer, template, groupSize, seed });
+    });
   }
 
   #close(): void {
@@ -161,9 +158,9 @@ class Gym implements Disposable {
       from: this.#step,
     });
     if (this.#step > 0) progress.print(`  resumed at step ${this.#step}`);
-    else if (!readEvaluations(this.#run.dir).some(({ step }) => step === 0)) {
+    else if (!readEvaluations(this.#run.dir).length) {
       await this.#baselines();
-      await this.#evaluate(0, evaluation.lastEpisodes);
+      this.#run.metrics({ step: 0, ...(await this.#evaluate(0, evaluation.lastEpisodes)) });
     }
     while (this.#step < steps && !signal?.aborted) {
       const facts = await this.#one();
@@ -171,15 +168,16 @@ class Gym implements Disposable {
     }
     const finished = this.#step >= steps;
     if (this.#run.checkpoints.latest()?.step !== this.#step) await this.#checkpoint();
-    const evaluations = readEvaluations(this.#run.dir).filter(({ name }) => name === undefined);
     writeRlReport(this.#recipe, this.#run.dir);
-    const [before, after] = [evaluations[0], evaluations.at(-1)].map((one) => one && successOf(one));
+    const [before, after] = [0, steps].map(
+      (step) => readEvaluations(this.#run.dir).find((one) => one.step === step)?.success,
+    );
     stage.done(
       finished
         ? `held-out success ${before?.toFixed(3)} → ${after?.toFixed(3)}, ${count(this.#tokens)} tokens written`
         : `stopped at step ${this.#step}; checkpoint written`,
     );
-    return { step: this.#step, finished, before, after: finished ? after : undefined };
+    return { step: this.#step, finished, before, after };
   }
 
   /** Rollouts and updates of one step. Returns the facts of the live line; nothing where the run went back. */
@@ -206,7 +204,7 @@ class Gym implements Disposable {
     this.#step = step;
     this.#tokens += tokens;
     const all = [...groups, ...without];
-    const sides = successBySide(all);
+    const sides = successByKind(all);
     const row = {
       ...this.#measures(all, step),
       signal,
@@ -221,22 +219,25 @@ class Gym implements Disposable {
       rolloutSeconds: (rolled - began) / 1000,
       seconds: (updated - began) / 1000,
     };
-    this.#run.metrics({ step, ...row });
-    if (update && update.mismatch > MISMATCH_BAR)
-      this.#run.event({ event: "mismatch", step, most: update.mismatch, bar: MISMATCH_BAR });
     const locked =
-      this.#guard.judge(sides) ?? (Number.isFinite(row.gradNorm ?? 0) ? undefined : "the gradient is not finite");
+      this.#guard.judge(sides) ??
+      (update && !Number.isFinite(update.gradNorm) ? "the gradient is not finite" : undefined);
     if (locked) {
       await this.#back(locked);
       return undefined;
     }
-    if (last || step % evaluation.every === 0)
-      await this.#evaluate(step, last ? evaluation.lastEpisodes : evaluation.episodes);
+    const evaluated =
+      last || step % evaluation.every === 0
+        ? await this.#evaluate(step, last ? evaluation.lastEpisodes : evaluation.episodes)
+        : {};
+    this.#run.metrics({ step, ...row, ...evaluated });
+    if (update && update.mismatch > MISMATCH_BAR)
+      this.#run.event({ event: "mismatch", step, most: update.mismatch, bar: MISMATCH_BAR });
     // What a run goes back to must be good: none while a side is falling.
     if (last || (due && this.#guard.calm)) await this.#checkpoint();
     return [
       `success ${row.success.toFixed(3)}`,
-      ...Object.entries(sides).map(([side, success]) => `${side} ${success.toFixed(2)}`),
+      ...Object.entries(sides).map(([kind, success]) => `${kind} ${success.toFixed(2)}`),
       `signal ${signal.toFixed(2)}`,
       `moved ${row.moved?.toFixed(2) ?? "–"}`,
       `|Δ log p| ${row.mismatch?.toExponential(0) ?? "–"}`,
@@ -293,61 +294,65 @@ class Gym implements Disposable {
     const { groupSize: n } = this.#recipe;
     const wins = groups.map((group) => group.answers.reduce((sum, { outcome }) => sum + outcome, 0));
     const components = [...new Set(rewards.flatMap(Object.keys))];
-    const sides = successBySide(groups);
+    const sides = successByKind(groups);
     return {
       reward: meanOf(rewards.map(totalOf)),
       ...Object.fromEntries(components.map((name) => [`reward/${name}`, meanOf(rewards.map((r) => r[name] ?? 0))])),
       success: meanOf(answers.map(({ outcome }) => outcome)),
-      ...(sides.act !== undefined && { successAct: sides.act }),
-      ...(sides.refuse !== undefined && { successRefuse: sides.refuse }),
+      ...Object.fromEntries(Object.entries(sides).map(([kind, success]) => [`success/${kind}`, success])),
       passAtK: meanOf(wins.map((c) => passAtK(c, n, n))),
       passHatK: meanOf(wins.map((c) => passHatK(c, n, n))),
       shortcut: shareOf(answers, ({ shortcut }) => shortcut),
       truncated: shareOf(answers, ({ truncated }) => truncated),
       length: meanOf(answers.map(({ length }) => length)),
       episodes: answers.length,
-      kinds: this.#curriculum.rates,
+      tasks: this.#curriculum.rates,
     };
   }
 
   /** Other checkpoints on the same held-out tasks. */
   async #baselines(): Promise<void> {
-    const { evaluation, device, seed, template, worlds } = this.#recipe;
+    const { evaluation, device } = this.#recipe;
+    const scores: Baselines = readBaselines(this.#run.dir);
     for (const [name, folder] of Object.entries(evaluation.baselines)) {
       const path = resolve(this.#options.base, folder);
       const tokenizer = await loadTokenizer(path);
       const model = loadModel(path, { device, dtype: "float32" });
-      using engine = openRolloutEngine(model, tokenizer, seed, evaluation.episodes);
-      const languageModel = engineModel(engine, { template, enforce: false, sampling: { temperature: 1 } });
-      const heldOut = worlds.map((world) => openArena(world, "heldout"));
-      const options = { episodes: evaluation.lastEpisodes, seed, tokenizer, template };
-      this.#keep(0, await evaluate(languageModel, heldOut, options), name);
-      model.dispose();
+      try {
+        using engine = openRolloutEngine(model, tokenizer, this.#recipe);
+        scores[name] = (await this.#play(engine, tokenizer, evaluation.lastEpisodes)).scores;
+      } finally {
+        model.dispose();
+      }
     }
+    writeFileSync(join(this.#run.dir, "baselines.json"), JSON.stringify(scores));
   }
 
-  async #evaluate(step: number, episodes: number): Promise<void> {
-    const { seed, template } = this.#recipe;
-    const { tokenizer, progress } = this.#options;
-    const model = engineModel(this.#engine, { template, enforce: false, sampling: { temperature: 1 } });
-    const evaluation = await evaluate(model, this.#heldOut, { episodes, seed, tokenizer, template });
-    this.#keep(step, evaluation);
-    this.#run.metrics({ step, ...evaluationRow(evaluation) });
-    const samples = evaluation.shown.map(transcriptOf);
-    this.#run.samples(step, samples);
-    for (const { world, success, act, refuse, n } of evaluation.worlds) {
-      const sides =
-        refuse.high < 1 || refuse.value ? `, act ${act.value.toFixed(3)}, refuse ${refuse.value.toFixed(3)}` : "";
-      progress.print(
-        `  step ${step}: ${world} ${success.value.toFixed(3)} [${success.low.toFixed(3)}, ${success.high.toFixed(3)}]${sides} (n ${n}, held out)`,
+  #play(engine: Engine, tokenizer: Tokenizer, episodes: number) {
+    const { seed, template, worlds, evaluation } = this.#recipe;
+    const names = worlds.map(({ world }) => world);
+    const maxTokens = Math.max(...worlds.map((world) => world.maxTokens));
+    const config = RolloutConfig.parse({ worlds: names, episodes, maxTokens, split: evaluation.split });
+    return rollOut(playerOf(engine, this.#recipe), config, { seed }, { tokenizer, template });
+  }
+
+  /** Held-out tasks, the same every time, as SFT evaluates on: metrics for the row of the step. */
+  async #evaluate(step: number, episodes: number): Promise<{ evalSuccess: number; worlds: Score[] }> {
+    const { dir } = this.#run;
+    const { scores, trajectories } = await this.#play(this.#engine, this.#options.tokenizer, episodes);
+    // The next rollouts find no prefix of these: a resumed run has none, and what is cached is summed in another order.
+    await this.#engine.updateWeights();
+    mkdirSync(join(dir, "rollouts"), { recursive: true });
+    const kept = trajectories.filter((_, i) => i % episodes < 4);
+    await writeJsonl(join(dir, `rollouts/step-${step}.jsonl`), kept);
+    for (const { world, wins, n, kinds } of scores) {
+      const { value, low, high } = wilson(wins, n);
+      const parts = Object.entries(kinds).map(([kind, count]) => `${kind} ${(count.wins / count.n).toFixed(3)}`);
+      this.#options.progress.print(
+        `  step ${step}: ${world} ${value.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}] of ${n} held out; ${parts.join(", ")}`,
       );
     }
-  }
-
-  #keep(step: number, evaluation: Evaluation, name?: string): void {
-    const others = readEvaluations(this.#run.dir).filter((one) => one.step !== step || one.name !== name);
-    const file = join(this.#run.dir, "evaluations.json");
-    writeFileSync(file, JSON.stringify([...others, { step, ...(name && { name }), ...evaluation }]));
+    return { evalSuccess: meanOf(scores.map(({ wins, n }) => wins / n)), worlds: scores };
   }
 
   async #checkpoint(): Promise<void> {
@@ -393,33 +398,27 @@ class Gym implements Disposable {
 /** What float32 owes: the same kernels in the same process (anchors.md §17.4). */
 const MISMATCH_BAR = 1e-5;
 
-function openRolloutEngine(model: Trainer["model"], tokenizer: Tokenizer, seed: number, running: number): Engine {
+function openRolloutEngine(model: Model, tokenizer: Tokenizer, { seed, groups, groupSize }: RlRecipe): Engine {
   return openEngine({
     model,
     tokenizer,
     random: Random.of(seed, "engine"),
-    maxRunning: Math.min(256, running),
+    maxRunning: Math.min(256, groups * groupSize),
+    // Partial rollouts leave many waiting.
     maxWaiting: Number.MAX_SAFE_INTEGER,
     tokenBudget: 2048,
   });
 }
 
-function successBySide(groups: readonly Group[]): Partial<Record<Side, number>> {
-  const of = (side: Side): Partial<Record<Side, number>> => {
-    const answers = groups.filter((group) => group.side === side).flatMap((group) => group.answers);
-    return answers.length ? { [side]: meanOf(answers.map(({ outcome }) => outcome)) } : {};
-  };
-  return { ...of("act"), ...of("refuse") };
+/** Unenforced: an answer held to a grammar comes from another distribution than the one that is trained. */
+const playerOf = (engine: Engine, { template }: RlRecipe): LanguageModel =>
+  engineModel(engine, { template, enforce: false, sampling: { temperature: 1 } });
+
+function successByKind(groups: readonly Group[]): Partial<Record<Kind, number>> {
+  const kinds = [...new Set(groups.map(({ kind }) => kind))].sort();
+  const of = (kind: Kind) => groups.filter((group) => group.kind === kind).flatMap(({ answers }) => answers);
+  return Object.fromEntries(kinds.map((kind) => [kind, meanOf(of(kind).map(({ outcome }) => outcome))]));
 }
 
 const flat = (update: UpdateReport | undefined): Partial<UpdateReport> =>
   update ? Object.fromEntries(Object.entries(update).filter(([, value]) => value !== undefined)) : {};
-
-const evaluationRow = ({ worlds }: Evaluation): Record<string, number> =>
-  Object.fromEntries(
-    worlds.flatMap(({ world, success, act, refuse }) => [
-      [`evalSuccess/${world}`, success.value],
-      [`evalAct/${world}`, act.value],
-      [`evalRefuse/${world}`, refuse.value],
-    ]),
-  );

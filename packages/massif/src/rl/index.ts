@@ -1,8 +1,7 @@
 /** Reinforcement learning: rollouts, rewards, objectives, updates, curriculum, guards. */
 export * from "./advantages.ts";
 export { Curriculum, type CurriculumState, type DrawnTask, type TaskSource } from "./curriculum.ts";
-export { type Evaluation, evaluate, successOf, type WorldScore } from "./evaluation.ts";
-export { CollapseGuard, type CollapseState, type Side } from "./guard.ts";
+export { CollapseGuard, type CollapseState } from "./guard.ts";
 export { type GymOptions, type GymResult, gym } from "./gym.ts";
 export { Learner, type UpdateOptions, type UpdateReport } from "./learner.ts";
 export * from "./objectives.ts";

@@ -179,10 +179,14 @@ export class Learner {
 
     const probe = sequences.slice(0, trust.probe);
     const moved = this.#moved(probe, before, temperature);
-    const scale = trust.bound === null ? 1 : Math.min(1, trust.bound / moved);
-    if (held && scale < 1) this.#scaleBack(held, scale);
+    let bounded = moved;
+    // To first order once is enough; curvature takes another time or two.
+    for (let i = 0; held && trust.bound && bounded > trust.bound && i < 4; i++) {
+      this.#scaleBack(held, (0.95 * trust.bound) / bounded);
+      bounded = this.#moved(probe, before, temperature);
+    }
     for (const tensor of held ?? []) tensor.dispose();
-    tally.moved(moved, scale < 1 ? this.#moved(probe, before, temperature) : moved);
+    tally.moved(moved, bounded);
   }
 
   #differentiate(

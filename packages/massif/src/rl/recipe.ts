@@ -120,14 +120,16 @@ export const RlRecipe = z.strictObject({
     .strictObject({
       priority: share()
         .default(0.5)
-        .describe("Share of tasks drawn by 1 − success of their kind; the rest as they come"),
+        .describe("Share of tasks drawn by 1 − success of their type; the rest as they come"),
       refill: z.int().min(0).default(0).describe("Rounds of new tasks in place of groups without signal"),
-      memory: share().default(0.9).describe("How much of its past a kind's success rate keeps at each step"),
+      memory: share().default(0.9).describe("How much of its past a type's success rate keeps at each step"),
     })
     .prefault({}),
   guard: z
     .strictObject({
-      fall: share().default(0.35).describe("A side (act, refuse) this far below its best is falling"),
+      fall: share()
+        .default(0.35)
+        .describe("A side (tasks to act, to refuse, to answer) this far below its best is falling"),
       patience: positive()
         .default(4)
         .describe("So many falling steps in a row are a lock-in: back to the last checkpoint"),
@@ -138,6 +140,7 @@ export const RlRecipe = z.strictObject({
   evaluation: z
     .strictObject({
       every: positive().default(20).describe("Steps between evaluations; first and last are always evaluated"),
+      split: z.string().default("heldout").describe("heldout, train, or names=…,wordings=…,pairs=…"),
       episodes: positive().default(128).describe("Held-out episodes of each world"),
       lastEpisodes: positive().default(512).describe("At the first and the last step"),
       baselines: z

@@ -1,7 +1,7 @@
-/** The report of an RL run: the table of checkpoints on held-out tasks, curves, and the same task before and after. */
+/** The report of an RL run: success on tasks held out, curves of training, transcripts before and after. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Trajectory } from "../chat/index.ts";
+import { type Kind, rolloutSections, type Score, successOf } from "../agent/index.ts";
 import {
   type Cell,
   type Chart,
@@ -12,26 +12,29 @@ import {
   thin,
   writeReport,
 } from "../train/index.ts";
-import type { Evaluation, WorldScore } from "./evaluation.ts";
 import type { RlRecipe } from "./recipe.ts";
-import { turnsOf } from "./transcript.ts";
 
-/** An evaluation of the run (of a step), or of another checkpoint (by name). */
-export interface KeptEvaluation extends Evaluation {
-  step: number;
-  name?: string;
+/** Scores of other checkpoints, by name. */
+export type Baselines = Record<string, Score[]>;
+
+export function readBaselines(dir: string): Baselines {
+  const file = join(dir, "baselines.json");
+  return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Baselines) : {};
 }
 
-export function readEvaluations(dir: string): KeptEvaluation[] {
-  const file = join(dir, "evaluations.json");
-  return existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as KeptEvaluation[]) : [];
+const readMetrics = (dir: string): MetricsRow[] =>
+  readRows(join(dir, "metrics.jsonl")).filter((row): row is MetricsRow => typeof row.step === "number");
+
+/** The evaluations of the run so far. */
+export function readEvaluations(dir: string): { step: number; success: number; scores: Score[] }[] {
+  return readMetrics(dir).flatMap(({ step, evalSuccess, worlds }) =>
+    typeof evalSuccess === "number" ? [{ step, success: evalSuccess, scores: worlds as Score[] }] : [],
+  );
 }
 
 export function writeRlReport(recipe: RlRecipe, dir: string): void {
-  const rows = readRows(join(dir, "metrics.jsonl")).filter((row): row is MetricsRow => typeof row.step === "number");
-  const evaluations = readEvaluations(dir);
-  const sections = [table(evaluations), ...curves(rows), ...beforeAndAfter(evaluations)];
   const { name, objective, groups, groupSize, seed } = recipe;
+  const sections = [checkpoints(dir), ...curves(readMetrics(dir)), ...rolloutSections(dir)];
   writeReport(
     dir,
     runReport(dir, {
@@ -42,101 +45,77 @@ export function writeRlReport(recipe: RlRecipe, dir: string): void {
         ["begins with", recipe.model],
       ],
       sections: sections.filter((section) => section !== undefined),
-      commands: [
-        { command: `massif generate --model ${dir} --prompt "…"`, why: "let it write" },
-        { command: `massif inspect ${dir}`, why: "its parameters, by part" },
-      ],
+      commands: [{ command: `massif inspect ${dir}`, why: "its parameters, by part" }],
     }),
   );
 }
 
-/** Other checkpoints, the model that the run began with, the last of the run. */
-function table(evaluations: readonly KeptEvaluation[]): Section | undefined {
-  const own = evaluations.filter(({ name }) => name === undefined).sort((a, b) => a.step - b.step);
+const kinds: readonly Kind[] = ["act", "refuse", "answer"];
+
+/** Other checkpoints, the model that the run began with, the last of the run: on the same tasks. */
+function checkpoints(dir: string): Section | undefined {
+  const own = readEvaluations(dir);
   const [first, last] = [own[0], own.at(-1)];
   if (!first || !last) return undefined;
-  const named = (label: string, { worlds }: Evaluation): Cell[][] =>
-    worlds.map((w) => [label, w.world, w.success, ...side(w, "act"), ...side(w, "refuse"), w.length, w.n]);
+  const named = (name: string, scores: readonly Score[]): Cell[][] =>
+    scores.map((score) => [
+      name,
+      score.world,
+      successOf(score),
+      ...kinds.map((kind) => (score.kinds[kind] ? successOf(score.kinds[kind]) : "–")),
+      score.n,
+    ]);
   return {
-    title: "On tasks held out",
-    note: "Sampled at temperature 1; names, wordings and pairs that training has not seen; 95 % Wilson intervals.",
+    title: "Before and after",
+    note: "Tasks held out, sampled at temperature 1, with 95 % Wilson intervals.",
     kind: "table",
-    columns: ["model", "world", "success", "tasks to act", "tasks to refuse", "tokens written", "n"],
+    columns: ["model", "world", "success", ...kinds, "n"],
     rows: [
-      ...evaluations.filter(({ name }) => name !== undefined).flatMap((one) => named(one.name!, one)),
-      ...named("before RL (SFT)", first),
-      ...(last.step ? named(`after RL (step ${last.step})`, last) : []),
+      ...Object.entries(readBaselines(dir)).flatMap(([name, scores]) => named(name, scores)),
+      ...named("before RL", first.scores),
+      ...(last.step ? named(`after ${last.step} steps`, last.scores) : []),
     ],
   };
 }
 
-const side = (world: WorldScore, name: "act" | "refuse"): Cell[] => [
-  // Without any such task the interval is all of [0, 1].
-  world[name].low === 0 && world[name].high === 1 ? "–" : world[name],
-];
-
-function curves(rows: readonly MetricsRow[]): (Section | undefined)[] {
-  const chart = (title: string, keys: Record<string, string>, more: Partial<Chart> = {}): Chart => ({
+function curves(rows: readonly MetricsRow[]): Section[] {
+  const keys = [...new Set(rows.flatMap(Object.keys))];
+  const chart = (title: string, lines: Record<string, string>): Chart => ({
     title,
     x: "step",
     zero: true,
-    ...more,
-    lines: Object.entries(keys).flatMap(([name, key]) => {
-      const points = rows.flatMap((row) =>
-        typeof row[key] === "number" ? [[row.step, row[key]] as [number, number]] : [],
+    lines: Object.entries(lines).flatMap(([name, key]) => {
+      const points = rows.flatMap(({ step, [key]: y }) =>
+        typeof y === "number" ? [[step, y] as [number, number]] : [],
       );
       return points.length ? [{ name, ...thin(points) }] : [];
     }),
   });
-  const evaluated = [...new Set(rows.flatMap(Object.keys))].filter((key) => key.startsWith("evalSuccess/"));
-  const components = [...new Set(rows.flatMap(Object.keys))].filter((key) => key.startsWith("reward/"));
-  const named = (keys: string[]) => Object.fromEntries(keys.map((key) => [key.slice(key.indexOf("/") + 1), key]));
-  const section = (title: string, panels: Chart[], note?: string): Section | undefined => {
+  const under = (group: string) =>
+    Object.fromEntries(
+      keys.filter((key) => key.startsWith(`${group}/`)).map((key) => [key.slice(group.length + 1), key]),
+    );
+  const section = (title: string, note: string, panels: Chart[]): Section[] => {
     const shown = panels.filter(({ lines }) => lines.length);
-    return shown.length ? { title, ...(note && { note }), kind: "chart", panels: shown } : undefined;
+    return shown.length ? [{ title, ...(note && { note }), kind: "chart", panels: shown }] : [];
   };
   return [
-    section("Learning by doing", [
-      chart("success while training", { all: "success", act: "successAct", refuse: "successRefuse" }),
-      chart("held-out success", named(evaluated)),
+    ...section("Learning by doing", "On tasks that training draws, harder ones more often.", [
+      chart("success", { all: "success", ...under("success") }),
       chart("pass@k and pass^k of groups", { "pass@k": "passAtK", "pass^k": "passHatK" }),
-      chart("reward by component", named(components)),
+      chart("reward by component", under("reward")),
+      chart("share of groups with signal", { signal: "signal" }),
     ]),
-    section(
-      "How far updates move",
-      [
-        chart("mean |sequence log-ratio| of an update", { moved: "moved", "after scaling back": "movedBounded" }),
-        chart("share of groups with signal", { signal: "signal" }),
-        chart("entropy (nats a token)", { entropy: "entropy" }),
-        chart("KL from the old policy (nats a token)", { KL: "kl" }),
-        chart("largest |Δ log p| between rollout and trainer", { largest: "mismatch" }),
-      ],
-      "Muon's step does not shrink with the signal, so it is bounded here.",
-    ),
-    section("Episodes", [
-      chart("tokens written", { length: "length" }),
-      chart("cut by the budget, and shortcuts", { cut: "truncated", shortcut: "shortcut" }),
+    ...section("How far updates move", "Muon's step does not shrink with the signal, so it is bounded.", [
+      chart("mean |sequence log-ratio| of an update", { moved: "moved", "after scaling back": "movedBounded" }),
+      chart("KL from the old policy, nats a token", { KL: "kl" }),
+      chart("entropy, nats a token", { entropy: "entropy" }),
+      chart("largest |Δ log p| between rollout and trainer", { largest: "mismatch" }),
+    ]),
+    ...section("Episodes", "", [
+      chart("tokens that the model wrote", { length: "length" }),
+      chart("share of episodes", { "cut by the budget": "truncated", shortcut: "shortcut" }),
       chart("tokens a second", { rollout: "rolloutTokensPerSecond", training: "tokensPerSecond" }),
     ]),
   ];
-}
-
-/** The first held-out task of each world that was got wrong at first and right at last, or else the first. */
-function beforeAndAfter(evaluations: readonly KeptEvaluation[]): (Section | undefined)[] {
-  const own = evaluations.filter(({ name }) => name === undefined).sort((a, b) => a.step - b.step);
-  const [first, last] = [own[0], own.at(-1)];
-  if (!first || !last || first === last) return [];
-  const key = ({ task }: Trajectory) => `${task?.world} ${task?.seed}`;
-  const pairs = first.shown.flatMap((before) => {
-    const after = last.shown.find((one) => key(one) === key(before));
-    return after ? [{ before, after }] : [];
-  });
-  const pair = pairs.find((p) => !p.before.reward?.total && p.after.reward?.total) ?? pairs[0];
-  if (!pair) return [];
-  const show = (title: string, trajectory: Trajectory): Section => ({
-    title: `${title}: ${trajectory.reward?.total ? "right" : "wrong"}`,
-    kind: "transcript",
-    turns: turnsOf(trajectory),
-  });
-  return [show("The same task before RL", pair.before), show("and after", pair.after)];
 }

@@ -3,7 +3,7 @@
  * arXiv 2501.12599 §2.6.2): when an iteration's tokens are spent, no message is begun any more; episodes under way wait
  * and go on in the next iteration, under its weights. Their turns say by which weights they were written.
  */
-import { runEpisode } from "../agent/index.ts";
+import { type Kind, kindOf, runEpisode } from "../agent/index.ts";
 import type { TemplateName, Trajectory } from "../chat/index.ts";
 import { Random } from "../common/index.ts";
 import type { ChatRequest, LanguageModel, ModelEvent } from "../llm/index.ts";
@@ -18,7 +18,6 @@ import {
   WorldEnvironment,
 } from "../worlds/index.ts";
 import type { DrawnTask, TaskSource } from "./curriculum.ts";
-import type { Side } from "./guard.ts";
 
 type Playable = WorldEnvironment | SingleTurn;
 
@@ -37,16 +36,12 @@ export function openArena(
   const world: World | undefined = quizzes.some((q) => q.name === name) ? undefined : openWorld(name);
   const open = (): Playable => (world ? new WorldEnvironment(world, split) : openEnvironment(name, split));
   const env = open();
-  const kindOf = (seed: number): string => {
+  const typeOf = (seed: number): string => {
     env.reset(seed);
     return env.origin().task;
   };
-  return { name: world?.name ?? name, weight, maxTokens, open, kindOf };
+  return { name: world?.name ?? name, weight, maxTokens, open, typeOf };
 }
-
-/** What a task wants: that the model acts, or that it refuses. */
-const sideOf = (env: Playable): Side =>
-  env instanceof WorldEnvironment && env.inside.task.type.says === "refused" ? "refuse" : "act";
 
 export interface Answer {
   trajectory: Trajectory;
@@ -62,7 +57,7 @@ export interface Answer {
 
 export interface Group {
   task: DrawnTask;
-  side: Side;
+  kind: Kind;
   answers: Answer[];
 }
 
@@ -178,7 +173,7 @@ export class Rollouts {
   #begin(task: DrawnTask, iteration: number, g: number, temperature: number): void {
     const { groupSize, seed: runSeed } = this.#options;
     const arena = this.#arenas[task.source]!;
-    const group: Group = { task, side: "act", answers: new Array(groupSize) };
+    const group: Group = { task, kind: "act", answers: new Array(groupSize) };
     const pending: Pending = { group, left: groupSize, number: this.#begun++ };
     this.#pending.add(pending);
     for (let k = 0; k < groupSize; k++) {
@@ -186,8 +181,8 @@ export class Rollouts {
       this.#under++;
       playOne(this.#gate, arena, task.seed, { ...this.#options, sampling: { temperature, seed } })
         .then(
-          ({ answer, side }) => {
-            pending.group.side = side;
+          ({ answer, kind }) => {
+            pending.group.kind = kind;
             pending.group.answers[k] = answer;
             if (--pending.left) return;
             this.#pending.delete(pending);
@@ -215,7 +210,7 @@ export async function playOne(
     template,
     sampling,
   }: { tokenizer: Tokenizer; template: TemplateName; sampling: { temperature: number; seed: number } },
-): Promise<{ answer: Answer; side: Side }> {
+): Promise<{ answer: Answer; kind: Kind }> {
   const env = arena.open();
   const { maxTokens } = arena;
   const trajectory = await runEpisode(model, env, seed, { tokenizer, template, sampling, maxTokens });
@@ -227,5 +222,5 @@ export async function playOne(
     truncated: ended === "tokens" || ended === "length" || ended === "context",
     shortcut: ended === "done" && (verification?.goals.evidence === false || verification?.allowed === false),
   };
-  return { answer, side: sideOf(env) };
+  return { answer, kind: kindOf(env) };
 }
