@@ -148,7 +148,7 @@ export function mlaDecode(inputs: MlaDecodeInputs): Tensor {
   cache_SW.index_copy_(
     0,
     slot_BT.flatten().to("int64"),
-    functions.cat([latent_BTC.flatten(0, 1), turned(kPe_BTR)], -1),
+    functions.cat([latent_BTC.flatten(0, 1), turned(kPe_BTR)], -1).to(cache_SW.dtype),
   );
   const seen_BSW = cache_SW.unflatten(0, [-1, block]).index_select(0, table_BM.flatten()).view([B, -1, W]);
 
