@@ -276,9 +276,15 @@ describe.skipIf(!executablePath)("the chat page", () => {
       ),
     ).toBe(0);
     await page.getByRole("button", { name: "Settings" }).click();
-    await page.getByRole("complementary", { name: "Settings" }).waitFor();
+    const panel = page.getByRole("complementary", { name: "Settings" });
+    await panel.waitFor();
+    // It lies over all but the header.
+    const { y, height } = (await panel.boundingBox())!;
+    expect([y < 80, y + height]).toEqual([true, 800]);
+    const above = () => page.evaluate(() => document.elementFromPoint(180, 760)?.closest("aside")?.id);
+    expect(await above()).toBe("settings");
     expect(await overflow()).toBe(0);
     await page.keyboard.press("Escape");
-    await page.getByRole("complementary", { name: "Settings" }).waitFor({ state: "detached" });
+    await panel.waitFor({ state: "detached" });
   });
 });

@@ -211,7 +211,10 @@ class AnswerWriter {
     else if (event.type === "reasoning") this.#put(aside, "reasoning", event.text);
     else if (event.type === "tool-call-begin") this.#put(aside, `call ${event.index}`, `→ ${event.name} `);
     else if (event.type === "tool-call-delta") this.#put(aside, `call ${event.index}`, event.arguments);
-    else if (event.type === "problem") this.#put(aside, "problem", `(${event.code}) ${event.text}`);
+    else if (event.type === "problem") {
+      this.end();
+      this.#put(aside, "problem", `(${event.code}) ${event.text}`);
+    }
   }
 
   end(): void {
