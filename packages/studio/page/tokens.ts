@@ -11,8 +11,13 @@ const percent = (logprob: number): string => {
 /** 0 (as good as certain) to 5 (less than one in thirty). */
 const surprise = (logprob: number): number => Math.min(5, Math.floor(-logprob / 0.7));
 
-/** Blanks are seen only here. */
-const shown = (text: string): string => text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥") || "∅";
+/** Blanks and control characters are seen only here. */
+const shown = (text: string): string =>
+  text
+    .replaceAll(" ", "␣")
+    .replaceAll("\n", "↵")
+    .replaceAll("\t", "⇥")
+    .replace(/[\0-\x1f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0))) || "∅";
 
 /** One stop of the Tab key; arrows, Home and End go from token to token. */
 export function Tokens({ tokens }: { tokens: readonly Token[] }) {

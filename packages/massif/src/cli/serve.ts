@@ -130,6 +130,7 @@ Example:
     }
     service.loading = undefined;
     console.log(`serving ${service.backends.map((b) => b.names.join(", ")).join("; ")} at ${server.url}`);
+    console.log(`chat: ${server.url}/ or massif chat --url ${server.url}`);
     console.log(`try: curl ${server.url}/v1/models`);
     const signal = await ended;
     process.stderr.write(`${signal}: no new requests; those under way have 30 s\n`);
