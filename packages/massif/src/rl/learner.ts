@@ -73,8 +73,7 @@ export class Learner {
     return this.#algorithm.advantage;
   }
 
-  /** Undefined where there is nothing to learn. Throws `rl.too-long`, and `train.diverged` by its caller's judgement of
-   *  numbers that are not finite. */
+  /** Undefined where there is nothing to learn. An update whose gradient is not finite is left out; the report shows it. */
   update(sequences: readonly Sequence[], options: UpdateOptions): UpdateReport | undefined {
     const some = sequences.filter(({ learn }) => learn.some(Boolean));
     if (!some.length) return undefined;

@@ -55,7 +55,7 @@ export const RlRecipe = z.strictObject({
   batch: z
     .strictObject({
       rows: positive().default(8).describe("Rows of a micro-batch"),
-      seqLen: positive().default(512).describe("Tokens of a row; an episode must fit"),
+      seqLen: positive().default(512).describe("Tokens of a row; more where an episode is longer"),
     })
     .prefault({}),
   optimizer: MuonClipConfig.extend({

@@ -39,18 +39,11 @@ export interface Layout {
   token: Int32Array;
 }
 
-/** Sequences packed into micro-batches of at most `rows` rows. Throws `rl.too-long`. */
-export function layOut(
-  sequences: readonly Example[],
-  { rows: most, seqLen }: { rows: number; seqLen: number },
-): Layout[] {
-  const long = sequences.find(({ ids }) => ids.length - 1 > seqLen);
-  if (long)
-    throw new MassifError("rl.too-long", {
-      found: `an episode of ${long.ids.length} tokens`,
-      expected: `at most ${seqLen + 1} (batch.seqLen and one)`,
-      fix: "raise batch.seqLen, or lower the world's maxTokens",
-    });
+/** Sequences packed into micro-batches of at most `rows` rows of `seqLen` tokens; of more, where a sequence is longer: an
+ *  episode that ran on must not end the run. */
+export function layOut(sequences: readonly Example[], batch: { rows: number; seqLen: number }): Layout[] {
+  const { rows: most } = batch;
+  const seqLen = sequences.reduce((length, { ids }) => Math.max(length, ids.length - 1), batch.seqLen);
   // Longest first fits best; the sort is stable, so the same sequences lie in the same places.
   const order = [...sequences.keys()].sort((a, b) => sequences[b]!.ids.length - sequences[a]!.ids.length);
   const packed = pack(sequences, order, seqLen);
