@@ -71,7 +71,9 @@ test("no answer that style-rubric accepts is disqualified", async () => {
 
 test("ranks: shares of comparisons won, less a half", async () => {
   const answers = ["four words are here", "two words", "one and two and three and more", "x"];
-  expect(await rank(longer(), answers, { request: "Say.", opponents: 3 })).toEqual([0, 0, 0.5, -0.5]);
+  expect(await rank(longer(), answers, { request: "Say.", opponents: 3 })).toEqual(
+    [1 / 6, -1 / 6, 0.5, -0.5].map((v) => expect.closeTo(v, 12)),
+  );
   expect(await rank(first(), answers, { request: "Say.", opponents: 3 })).toEqual([0, 0, 0, 0]);
   expect(await rank(longer(), ["longest one", "short"], { request: "Say.", opponents: 2 })).toEqual([0.5, -0.5]);
 });

@@ -6,7 +6,9 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Message } from "../chat/index.ts";
 import { complete, type LanguageModel } from "../llm/index.ts";
+import type { Conversation } from "../train/index.ts";
 
 const prompt = (name: string): string => readFileSync(join(import.meta.dirname, `prompts/${name}.md`), "utf8").trim();
 const core = prompt("core");
@@ -59,6 +61,18 @@ export function disqualified(answer: string, { rubric = "" }: Pick<Pair, "rubric
   if (!rest) return answer.trim() ? "openers only" : "empty";
   if (copies(answer, [core, prescriptive, rubric].join("\n"))) return "copies the rubric";
   return undefined;
+}
+
+/** What the critic learns from a pair whose winner a verifier knows: the right letter, in both orders. */
+export function lessons(pair: Pair, truth: "a" | "b"): Conversation[] {
+  const lesson = (one: Pair, letter: string): Conversation => {
+    const messages = [
+      { role: "user", content: comparison(one) },
+      { role: "assistant", content: letter },
+    ] as Message[];
+    return { messages, tools: [], silent: new Set() };
+  };
+  return [lesson(pair, truth === "a" ? "A" : "B"), lesson(swapped(pair), truth === "a" ? "B" : "A")];
 }
 
 /** The better of two answers. Throws what the model throws. */

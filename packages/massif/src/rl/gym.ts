@@ -6,12 +6,15 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { torch } from "@massif/torch";
 import { type Kind, RolloutConfig, rollOut, type Score } from "../agent/index.ts";
+import { textOf } from "../chat/index.ts";
 import { count, MassifError, type Progress, Random, wilson, writeJsonl } from "../common/index.ts";
 import { type Engine, engineModel, openEngine } from "../engine/index.ts";
 import type { LanguageModel } from "../llm/index.ts";
 import { loadModel, type Model } from "../model/index.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/index.ts";
 import {
+  type Conversation,
+  examplesOf,
   openRun,
   PackedOrder,
   type PackingState,
@@ -21,15 +24,16 @@ import {
   writeSnapshot,
 } from "../train/index.ts";
 import { hasSignal } from "./advantages.ts";
+import { Agreement, type AgreementState, judge, lessons, rank } from "./critic.ts";
 import { Curriculum, type CurriculumState, type DrawnTask } from "./curriculum.ts";
 import { CollapseGuard, type CollapseState } from "./guard.ts";
-import { Learner, type UpdateReport } from "./learner.ts";
+import { Learner, type SideLoss, type UpdateReport } from "./learner.ts";
 import { ptxExamples } from "./ptx.ts";
 import type { RlRecipe } from "./recipe.ts";
 import { type Baselines, readBaselines, readEvaluations, writeRlReport } from "./report.ts";
 import { rewardsOf, totalOf } from "./rewards.ts";
-import { type Arena, type Group, openArena, Rollouts } from "./rollouts.ts";
-import { type Sequence, sequenceOf } from "./sequences.ts";
+import { type Answer, type Arena, type Group, openArena, Rollouts } from "./rollouts.ts";
+import { layOut, type Sequence, sequenceOf } from "./sequences.ts";
 import { meanOf, passAtK, passHatK, shareOf } from "./statistics.ts";
 
 export interface GymOptions {
@@ -56,6 +60,7 @@ export interface GymResult {
 interface GymState {
   curriculum: CurriculumState;
   collapse: CollapseState;
+  critic: AgreementState;
   ptx: PackingState | null;
   /** Ways back so far. */
   backs: number;
@@ -101,6 +106,8 @@ class Gym implements Disposable {
   #learner!: Learner;
   #engine!: Engine;
   #rollouts!: Rollouts;
+  readonly #agreement: Agreement;
+  #lessons: Conversation[] = [];
   #step = 0;
   #tokens = 0;
   #backs = 0;
@@ -111,6 +118,7 @@ class Gym implements Disposable {
     this.#options = options;
     this.#curriculum = new Curriculum(options.train, { seed: recipe.seed, ...recipe.curriculum });
     this.#guard = new CollapseGuard(recipe.guard);
+    this.#agreement = new Agreement({ bar: recipe.critic.bar, pairs: recipe.critic.memory });
     this.#open(run.resumed?.dir);
   }
 
@@ -130,6 +138,7 @@ class Gym implements Disposable {
       this.#tokens = state.tokens;
       this.#curriculum.state = state.order.curriculum;
       this.#guard.state = state.order.collapse;
+      this.#agreement.state = state.order.critic;
       this.#backs = state.order.backs;
       if (state.order.ptx) ptx?.restore(state.order.ptx);
     } else
@@ -196,8 +205,7 @@ class Gym implements Disposable {
     const rate = (1 - (1 - finalRatio) * progress) * signal ** trust.signalPower * guard.brake ** this.#backs;
     const sequences = this.#sequences(groups, step);
     const random = Random.of(seed, "update", step, this.#backs);
-    const { ptx } = this.#options;
-    const update = this.#learner.update(sequences, { rate, temperature, random, ...(ptx && { ptx }) });
+    const update = this.#learner.update(sequences, { rate, temperature, random, sides: this.#sideLosses() });
     await this.#engine.updateWeights();
     const updated = performance.now();
 
@@ -261,22 +269,76 @@ class Gym implements Disposable {
       // A checkpoint holds no half episodes: before one they are played to their end.
       const tokens = drain ? null : partial.tokens;
       const iteration = (this.#backs * 1e6 + step) * 100 + round;
-      for (const group of await this.#rollouts.collect(tasks, { iteration, temperature, tokens })) {
+      const collected = await this.#rollouts.collect(tasks, { iteration, temperature, tokens });
+      const written = this.#rollouts.tokens;
+      await this.#criticize(collected, step, Random.of(this.#recipe.seed, "critic", iteration));
+      for (const group of collected) {
         this.#curriculum.saw(group.task, meanOf(group.answers.map(({ outcome }) => outcome)));
         const learns = hasSignal(this.#rewards(group, step).map(totalOf));
         (learns ? found.groups : found.without).push(group);
       }
-      found.tokens += this.#rollouts.tokens;
+      found.tokens += written;
       found.refills = round;
     }
     return found;
   }
 
+  /** The critic is examined on pairs of answers of which one is right and one is wrong; where it passes, it ranks. */
+  async #criticize(groups: readonly Group[], step: number, random: Random): Promise<void> {
+    const { weight, learn, examined, opponents } = this.#recipe.critic;
+    if (!weight) return;
+    const player = playerOf(this.#engine, this.#recipe);
+    const known = groups.flatMap(({ answers }) => {
+      const [right, wrong] = [1, 0].map((outcome) => answers.filter((answer) => answer.outcome === outcome));
+      if (!right!.length || !wrong!.length) return [];
+      const two = [lastWords(random.pick(right!)), lastWords(random.pick(wrong!))];
+      const truth: "a" | "b" = random.float() < 0.5 ? "a" : "b";
+      const [a, b] = truth === "a" ? two : two.toReversed();
+      return [{ truth, pair: { request: requestOf(answers[0]!), a: a!, b: b! } }];
+    });
+    const exam = random.shuffle(known).slice(0, examined);
+    const verdicts = await Promise.all(exam.map(({ pair }) => judge(player, pair)));
+    const before = this.#agreement.trusted;
+    for (const [i, { truth }] of exam.entries()) this.#agreement.saw(verdicts[i]!, truth);
+    if (learn) this.#lessons.push(...exam.flatMap(({ pair, truth }) => lessons(pair, truth)));
+    const { trusted, rate } = this.#agreement;
+    if (trusted !== before)
+      this.#run.event({ event: trusted ? "critic-trusted" : "critic-distrusted", step, agreement: rate });
+    if (!trusted) return;
+    await Promise.all(
+      groups.map(async ({ answers }) => {
+        const ranks = await rank(player, answers.map(lastWords), { request: requestOf(answers[0]!), opponents });
+        for (const [i, answer] of answers.entries()) answer.rank = ranks[i]!;
+      }),
+    );
+  }
+
+  /** PTX, and what the critic learns of this step's pairs. */
+  #sideLosses(): SideLoss[] {
+    const { ptx, critic, template, batch } = this.#recipe;
+    const { ptx: order, tokenizer } = this.#options;
+    // Prompts of comparisons are long: rows grow to hold them.
+    const options = {
+      tokenizer,
+      template,
+      keepReasoning: true,
+      seqLen: this.#trainer.model.config.maxPositionEmbeddings,
+    };
+    const learned = this.#lessons.splice(0).flatMap((lesson) => examplesOf(lesson, options));
+    return [
+      ...(order ? [{ name: "ptx", weight: ptx.weight, next: () => [order.next(ptx.rows)] }] : []),
+      ...(learned.length
+        ? [{ name: "critic", weight: critic.learn, next: () => layOut(learned, batch).map(({ rows }) => rows) }]
+        : []),
+    ];
+  }
+
   #rewards({ answers }: Group, step: number): Record<string, number>[] {
-    const { budget, length } = this.#recipe;
+    const { budget, length, critic } = this.#recipe;
     return rewardsOf(answers, {
       budgetPenalty: budget.penalty,
       lengthWeight: step > length.warmup ? length.weight : 0,
+      criticWeight: critic.weight,
     });
   }
 
@@ -307,6 +369,10 @@ class Gym implements Disposable {
       length: meanOf(answers.map(({ length }) => length)),
       episodes: answers.length,
       tasks: this.#curriculum.rates,
+      ...(this.#recipe.critic.weight && {
+        criticAgreement: this.#agreement.rate,
+        criticTrusted: Number(this.#agreement.trusted),
+      }),
     };
   }
 
@@ -359,6 +425,7 @@ class Gym implements Disposable {
     const order: GymState = {
       curriculum: this.#curriculum.state,
       collapse: this.#guard.state,
+      critic: this.#agreement.state,
       ptx: this.#options.ptx?.state ?? null,
       backs: this.#backs,
     };
@@ -414,11 +481,22 @@ function openRolloutEngine(model: Model, tokenizer: Tokenizer, { seed, groups, g
 const playerOf = (engine: Engine, { template }: RlRecipe): LanguageModel =>
   engineModel(engine, { template, enforce: false, sampling: { temperature: 1 } });
 
+const requestOf = ({ trajectory }: Answer): string =>
+  textOf(trajectory.messages.find(({ role }) => role === "user")?.content ?? "");
+
+/** What the user is told at the end. */
+const lastWords = ({ trajectory }: Answer): string =>
+  textOf(trajectory.messages.findLast(({ role }) => role === "assistant")?.content ?? "");
+
 function successByKind(groups: readonly Group[]): Partial<Record<Kind, number>> {
   const kinds = [...new Set(groups.map(({ kind }) => kind))].sort();
   const of = (kind: Kind) => groups.filter((group) => group.kind === kind).flatMap(({ answers }) => answers);
   return Object.fromEntries(kinds.map((kind) => [kind, meanOf(of(kind).map(({ outcome }) => outcome))]));
 }
 
-const flat = (update: UpdateReport | undefined): Partial<UpdateReport> =>
-  update ? Object.fromEntries(Object.entries(update).filter(([, value]) => value !== undefined)) : {};
+/** Side losses as `ptxLoss`, `criticLoss`. */
+function flat(update: UpdateReport | undefined): Partial<Omit<UpdateReport, "sideLosses">> {
+  if (!update) return {};
+  const { sideLosses, ...rest } = update;
+  return { ...rest, ...Object.fromEntries(Object.entries(sideLosses).map(([name, loss]) => [`${name}Loss`, loss])) };
+}

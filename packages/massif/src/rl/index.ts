@@ -1,9 +1,10 @@
 /** Reinforcement learning: rollouts, rewards, objectives, updates, curriculum, guards. */
 export * from "./advantages.ts";
+export * from "./critic.ts";
 export { Curriculum, type CurriculumState, type DrawnTask, type TaskSource } from "./curriculum.ts";
 export { CollapseGuard, type CollapseState } from "./guard.ts";
 export { type GymOptions, type GymResult, gym } from "./gym.ts";
-export { Learner, type UpdateOptions, type UpdateReport } from "./learner.ts";
+export { Learner, type SideLoss, type UpdateOptions, type UpdateReport } from "./learner.ts";
 export * from "./objectives.ts";
 export * from "./recipe.ts";
 export * from "./rewards.ts";

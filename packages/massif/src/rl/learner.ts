@@ -5,15 +5,17 @@
  */
 import { type Tensor, torch } from "@massif/torch";
 import type { Random } from "../common/index.ts";
-import type { Gradients, Rows, Trainer } from "../train/index.ts";
+import { type Gradients, IGNORE, type Rows, type Trainer } from "../train/index.ts";
 import { type Algorithm, algorithms, differentiate, type Parameters, truncatedWeights } from "./objectives.ts";
 import type { RlRecipe } from "./recipe.ts";
 import { type Layout, layOut, type Sequence } from "./sequences.ts";
 import { meanOf } from "./statistics.ts";
 
-/** Language-model rows beside the objective. */
-export interface PtxRows {
-  next(rows: number): Rows;
+/** A language-model loss beside the objective: rows anew for every update, and the weight of their mean. */
+export interface SideLoss {
+  name: string;
+  weight: number;
+  next(): Rows[];
 }
 
 export interface UpdateOptions {
@@ -21,7 +23,7 @@ export interface UpdateOptions {
   rate: number;
   temperature: number;
   random: Random;
-  ptx?: PtxRows;
+  sides?: readonly SideLoss[];
 }
 
 /** What the updates of an iteration were. Log-probabilities are of tokens unless it says sequence; nats. */
@@ -46,7 +48,8 @@ export interface UpdateReport {
   moved: number;
   movedBounded: number;
   scaledBack: number;
-  ptxLoss: number | undefined;
+  /** Of the side losses, by name: nats a token. */
+  sideLosses: Record<string, number>;
   trainedTokens: number;
 }
 
@@ -121,23 +124,27 @@ export class Learner {
     layouts: readonly Layout[],
     sequences: readonly Sequence[],
     old: readonly Float32Array[],
-    { rate, temperature, ptx }: UpdateOptions,
+    { rate, temperature, sides = [] }: UpdateOptions,
     tally: Tally,
     first: boolean,
   ): void {
-    const { trust, ptx: ptxOptions, truncateWeights } = this.#recipe;
+    const { trust, truncateWeights } = this.#recipe;
     const total = { sequences: sequences.length, tokens: layouts.reduce((n, { at }) => n + at.length, 0) };
     /** log p of each sequence under the weights as they are. */
     const before = new Float64Array(sequences.length);
-    const ptxRows = ptx && ptxOptions.weight > 0 ? ptx.next(ptxOptions.rows) : undefined;
-    const ptxTargets = ptxRows?.targets.reduce((n, t) => n + (t < 0 ? 0 : 1), 0) ?? 0;
-    const batches = [...layouts.map(({ rows }) => rows), ...(ptxRows ? [ptxRows] : [])];
+    const beside = sides.flatMap(({ name, weight, next }) => {
+      const parts = next();
+      const targets = parts.reduce((n, { targets }) => n + targets.reduce((m, t) => m + (t === IGNORE ? 0 : 1), 0), 0);
+      return targets ? parts.map((rows) => ({ name, rows, weight, targets })) : [];
+    });
+    const batches = [...layouts.map(({ rows }) => rows), ...beside.map(({ rows }) => rows)];
 
     const weigh = (logp: Float32Array, micro: number): Float32Array => {
       const layout = layouts[micro];
       if (!layout) {
-        tally.ptx(-logp.reduce((a, b) => a + b, 0) / ptxTargets);
-        return logp.map(() => -ptxOptions.weight / ptxTargets);
+        const { name, weight, targets } = beside[micro - layouts.length]!;
+        tally.side(name, -logp.reduce((a, b) => a + b, 0) / targets);
+        return logp.map(() => -weight / targets);
       }
       const { at, sequence, token } = layout;
       const now = Float32Array.from(at, (position) => logp[position]!);
@@ -240,7 +247,7 @@ class Tally {
   readonly #mismatch = { most: 0, sum: 0, n: 0 };
   readonly #norms: number[] = [];
   readonly #moves: { moved: number; bounded: number }[] = [];
-  readonly #ptx: number[] = [];
+  readonly #sides: Record<string, number> = {};
   #maxLogit = 0;
   #clippedHeads = 0;
   #ratio = 1;
@@ -266,8 +273,9 @@ class Tally {
     this.#sum.objective += loss;
   }
 
-  ptx(loss: number): void {
-    this.#ptx.push(loss);
+  /** A share of a side loss: of one micro-batch. */
+  side(name: string, loss: number): void {
+    this.#sides[name] = (this.#sides[name] ?? 0) + loss;
   }
 
   step({ gradNorm, maxLogits }: Gradients, clippedHeads: number): void {
@@ -305,7 +313,9 @@ class Tally {
       moved: Math.max(0, ...this.#moves.map(({ moved }) => moved)),
       movedBounded: Math.max(0, ...this.#moves.map(({ bounded }) => bounded)),
       scaledBack: this.#moves.filter(({ moved, bounded }) => bounded < moved).length,
-      ptxLoss: this.#ptx.length ? meanOf(this.#ptx) : undefined,
+      sideLosses: Object.fromEntries(
+        Object.entries(this.#sides).map(([name, sum]) => [name, sum / Math.max(1, updates)]),
+      ),
       trainedTokens: trained,
     };
   }

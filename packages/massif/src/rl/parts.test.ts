@@ -21,12 +21,21 @@ describe("rewards", () => {
       { outcome: 1, length: 10, truncated: false },
       { outcome: 0, length: 30, truncated: true },
     ];
-    expect(rewardsOf(answers, { budgetPenalty: 0, lengthWeight: 0 })).toEqual([{ outcome: 1 }, { outcome: 0 }]);
-    const all = rewardsOf(answers, { budgetPenalty: 0.25, lengthWeight: 0.1 });
+    expect(rewardsOf(answers, { budgetPenalty: 0, lengthWeight: 0, criticWeight: 0 })).toEqual([
+      { outcome: 1 },
+      { outcome: 0 },
+    ]);
+    const all = rewardsOf(answers, { budgetPenalty: 0.25, lengthWeight: 0.1, criticWeight: 0 });
     expect(all).toEqual([
       { outcome: 1, budget: 0, length: 0.05 },
       { outcome: 0, budget: -0.25, length: -0.05 },
     ]);
+    const [ranked] = rewardsOf([{ ...answers[0]!, rank: 0.5 }], {
+      budgetPenalty: 0,
+      lengthWeight: 0,
+      criticWeight: 0.4,
+    });
+    expect(ranked).toEqual({ outcome: 1, critic: 0.2 });
     expect(all.map(totalOf)).toEqual([1.05, expect.closeTo(-0.3, 12)]);
   });
 });

@@ -104,6 +104,16 @@ export const RlRecipe = z.strictObject({
       rows: positive().default(2).describe("Rows of it with every update"),
     })
     .prefault({}),
+  critic: z
+    .strictObject({
+      weight: z.number().min(0).default(0).describe("Weight of the model's own ranking as a reward; 0: no critic"),
+      bar: share().default(0.75).describe("Agreement with verifiers below which the ranking weighs nothing"),
+      memory: positive().default(64).describe("Verifiable pairs that this is judged by: the last"),
+      examined: positive().default(16).describe("Verifiable pairs of a step"),
+      opponents: positive().default(2).describe("Other answers that each is compared with"),
+      learn: z.number().min(0).default(0).describe("Weight of learning the right verdicts on the verifiable pairs"),
+    })
+    .prefault({}),
   partial: z
     .strictObject({
       tokens: positive()

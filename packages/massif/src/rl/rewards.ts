@@ -1,6 +1,6 @@
 /**
- * From verdicts to rewards, one component each: the verifier's outcome, K2's budget penalty (arXiv 2507.20534 §3.2.3) and
- * K1.5's length reward (2501.12599 §2.3.3). Each is a number for every answer of a group.
+ * From verdicts to rewards, one component each: the verifier's outcome, K2's budget penalty (arXiv 2507.20534 §3.2.3) K1.5's
+ * length reward (2501.12599 §2.3.3), the critic's ranking. Each is a number for every answer of a group.
  */
 import type { Answer } from "./rollouts.ts";
 
@@ -9,6 +9,7 @@ export interface RewardOptions {
   budgetPenalty: number;
   /** Weight of the length reward. */
   lengthWeight: number;
+  criticWeight: number;
 }
 
 /** λ = ½ − (len − min)/(max − min) for a right answer, min(0, λ) for a wrong one; 0 where all are of one length. */
@@ -24,16 +25,17 @@ export function lengthRewards(answers: readonly { length: number; success: boole
 
 /** The components of each answer of a group; their sum is its reward. What is 0 by its weight is left out. */
 export function rewardsOf(
-  answers: readonly Pick<Answer, "outcome" | "length" | "truncated">[],
-  { budgetPenalty, lengthWeight }: RewardOptions,
+  answers: readonly Pick<Answer, "outcome" | "length" | "truncated" | "rank">[],
+  { budgetPenalty, lengthWeight, criticWeight }: RewardOptions,
 ): Record<string, number>[] {
   const byLength = lengthWeight
     ? lengthRewards(answers.map(({ outcome, length }) => ({ length, success: outcome === 1 })))
     : [];
-  return answers.map(({ outcome, truncated }, i) => ({
+  return answers.map(({ outcome, truncated, rank = 0 }, i) => ({
     outcome,
     ...(budgetPenalty && { budget: truncated ? -budgetPenalty : 0 }),
     ...(lengthWeight && { length: lengthWeight * byLength[i]! }),
+    ...(criticWeight && { critic: criticWeight * rank }),
   }));
 }
 

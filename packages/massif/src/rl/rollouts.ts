@@ -53,6 +53,8 @@ export interface Answer {
   truncated: boolean;
   /** Words to the user without the evidence for them, or a call that was forbidden. */
   shortcut: boolean;
+  /** By a critic that is trusted: share of comparisons won, less ½. */
+  rank?: number;
 }
 
 export interface Group {

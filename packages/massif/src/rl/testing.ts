@@ -24,7 +24,7 @@ export async function emptyModel(): Promise<{ folder: string; remove: () => void
     nRoutedExperts: 4,
     numExpertsPerTok: 2,
     firstKDenseReplace: 1,
-    maxPositionEmbeddings: 512,
+    maxPositionEmbeddings: 4096,
   });
   const model = Model.init(config, 5);
   saveModel(model, folder);
