@@ -65,7 +65,7 @@ function course(recipe: Recipe, { tokenizer, order, heldOut, documentName }: Cor
     ],
     evaluate: (trainer) => evaluate(trainer, heldOut),
     facts: ({ evalBitsPerByte: bits }) =>
-      typeof bits === "number" ? [`${bits.toFixed(3)} bits per byte on held-out text`] : [],
+      typeof bits === "number" ? [`${bits.toFixed(3)} bits/byte held out`] : [],
     samples: {
       every: samples.every,
       write: (trainer, step): Sample[] =>
