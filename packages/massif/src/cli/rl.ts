@@ -40,13 +40,19 @@ ${describeConfig(RlRecipe)}`;
         fix: "massif rl rl-ledger",
       });
     const file = findRecipe(name);
-    const model = values.model === undefined ? [] : [`model=${JSON.stringify(resolve(modelFolder(values.model)))}`];
-    const recipe = loadConfig(RlRecipe, file, [...model, ...values.set]);
+    const base = dirname(file);
+    const model = values.model === undefined ? [] : [`model=${JSON.stringify(resolve(values.model))}`];
+    const loaded = loadConfig(RlRecipe, file, [...model, ...values.set]);
+    const folder = (path: string) => resolve(modelFolder(resolve(base, path)));
+    const baselines = Object.entries(loaded.evaluation.baselines).map(([name, path]) => [name, folder(path)]);
+    const recipe: RlRecipe = {
+      ...loaded,
+      model: folder(loaded.model),
+      evaluation: { ...loaded.evaluation, baselines: Object.fromEntries(baselines) },
+    };
     const dir = values.run ?? join("runs", recipe.name);
     const progress = new Progress();
-    const result = await interruptible((signal) =>
-      gym(recipe, { base: dirname(file), dir, resume: values.resume, progress, signal }),
-    );
+    const result = await interruptible((signal) => gym(recipe, { base, dir, resume: values.resume, progress, signal }));
     if (values.json) console.log(JSON.stringify({ run: resolve(dir), ...result }));
     progress.print(`${dir}/report.html has the curves; ${dir}/report.md the same as text`);
     if (!result.finished) progress.print(`go on with: massif rl ${name} --run ${dir} --resume`);

@@ -343,10 +343,11 @@ class Gym implements Disposable {
   }
 
   #sequences(groups: readonly Group[], step: number): Sequence[] {
-    const version = this.#recipe.partial.stale === "mask" ? this.#engine.version : undefined;
+    const { stale } = this.#recipe.partial;
+    const { version } = this.#engine;
     return groups.flatMap((group) => {
       const advantages = this.#learner.advantage(this.#rewards(group, step).map(totalOf));
-      return group.answers.map(({ trajectory }, i) => sequenceOf(trajectory, advantages[i]!, version));
+      return group.answers.map(({ trajectory }, i) => sequenceOf(trajectory, advantages[i]!, { version, stale }));
     });
   }
 
@@ -450,6 +451,7 @@ class Gym implements Disposable {
     const [tasks, backs] = [this.#curriculum.state.random, this.#backs + 1];
     this.#close();
     this.#step = 0;
+    this.#tokens = 0;
     this.#guard.state = { sides: [] };
     this.#open(to?.dir);
     this.#curriculum.state = { ...this.#curriculum.state, random: tasks };

@@ -114,7 +114,8 @@ export class Learner {
       const [plain, tempered] = this.#trainer.logProbs(rows, [1, temperature]);
       for (const [i, position] of at.entries()) {
         old[sequence[i]!]![token[i]!] = tempered![position]!;
-        tally.mismatch(plain![position]! - sequences[sequence[i]!]!.sampled[token[i]!]!);
+        const { fresh, sampled } = sequences[sequence[i]!]!;
+        if (fresh[token[i]!]) tally.mismatch(plain![position]! - sampled[token[i]!]!);
       }
     }
     return old;
@@ -151,7 +152,7 @@ export class Learner {
       const was = Float32Array.from(token, (t, i) => old[sequence[i]!]![t]!);
       for (const [i, s] of sequence.entries()) {
         before[s]! += now[i]!;
-        if (first) tally.mismatch(now[i]! - was[i]!);
+        if (first && sequences[s]!.fresh[token[i]!]) tally.mismatch(now[i]! - was[i]!);
       }
       tally.policy(now, was);
       const { loss, gradient } = this.#differentiate(layout, sequences, now, was, total);

@@ -25,8 +25,11 @@ test("what the model wrote is learned, with the log-probabilities it was sampled
   expect(advantage).toBe(0.5);
 });
 
-test("of a partial rollout only what the weights of now wrote", () => {
-  expect([...sequenceOf(row(), 1, 5).learn]).toEqual([0, 0, 0, 0, 0, 1]);
+test("of a partial rollout only what the weights of now wrote, or all of it and which is fresh", () => {
+  expect([...sequenceOf(row(), 1, { version: 5 }).learn]).toEqual([0, 0, 0, 0, 0, 1]);
+  const kept = sequenceOf(row(), 1, { version: 5, stale: "ratio" });
+  expect([...kept.learn]).toEqual([0, 0, 1, 1, 0, 1]);
+  expect([...kept.fresh]).toEqual([0, 0, 0, 0, 0, 1]);
 });
 
 test("text alone is not learned", () => {
@@ -35,7 +38,7 @@ test("text alone is not learned", () => {
 });
 
 test("every target knows its place, its sequence and its token", () => {
-  const sequences = [sequenceOf(row(), 1), sequenceOf(row(), 2, 4), sequenceOf(row(), 3)];
+  const sequences = [sequenceOf(row(), 1), sequenceOf(row(), 2, { version: 4 }), sequenceOf(row(), 3)];
   // Five inputs each: two sequences to a row of 10.
   const layouts = layOut(sequences, { rows: 1, seqLen: 10 });
   expect(layouts).toHaveLength(2);

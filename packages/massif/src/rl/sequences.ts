@@ -7,27 +7,36 @@ export interface Sequence extends Example {
   advantage: number;
   /** For each token, log p as the rollout's engine told it; 0 where nothing is learned. */
   sampled: Float32Array;
+  /** For each token, whether the weights of now wrote it: of these the trainer must say the same log p. */
+  fresh: Uint8Array;
 }
 
-/** Which tokens of a trajectory have a loss: what the model wrote, and where `version` is given, of those weights only.
- *  Throws `rl.tokens` for a trajectory without ids and log-probabilities. */
-export function sequenceOf({ id, tokens }: Trajectory, advantage: number, version?: number): Sequence {
+/**
+ * What the model wrote is learned; of a partial rollout, written by other weights before `version`, nothing (`mask`: K1.5
+ * computes only the current segment on-policy) or its log-ratio to when it was written (`ratio`). Throws `rl.tokens` for a
+ * trajectory without ids and log-probabilities.
+ */
+export function sequenceOf(
+  { id, tokens }: Trajectory,
+  advantage: number,
+  { version, stale = "mask" }: { version?: number; stale?: "mask" | "ratio" } = {},
+): Sequence {
   if (!tokens?.logprobs)
     throw new MassifError("rl.tokens", {
       found: `trajectory ${id} has no ${tokens ? "log-probabilities" : "token ids"}`,
       expected: "both: what is learned is what was sampled, never text that is tokenized again",
       fix: "roll out with a model that tells them: the engine, or a server with logprobs and return_token_ids",
     });
-  const learn = new Uint8Array(tokens.ids.length);
+  const [learn, fresh] = [new Uint8Array(tokens.ids.length), new Uint8Array(tokens.ids.length)];
   const sampled = new Float32Array(tokens.ids.length);
   for (const { start, end, weights } of tokens.turns) {
-    if (version !== undefined && weights !== version) continue;
-    for (let i = start; i < end; i++) {
-      learn[i] = 1;
-      sampled[i] = tokens.logprobs[i] ?? 0;
-    }
+    const isFresh = version === undefined || weights === version;
+    if (isFresh) fresh.fill(1, start, end);
+    if (!isFresh && stale === "mask") continue;
+    learn.fill(1, start, end);
+    for (let i = start; i < end; i++) sampled[i] = tokens.logprobs[i] ?? 0;
   }
-  return { ids: Int32Array.from(tokens.ids), learn, advantage, sampled };
+  return { ids: Int32Array.from(tokens.ids), learn, advantage, sampled, fresh };
 }
 
 /** Where the targets of a micro-batch come from: place in the rows, number of the sequence, token of it. */
