@@ -159,7 +159,7 @@ test("what cannot be mended stands as it was written, and says so; what was cut 
 test("the validator: tools that are none, and a pattern that would never end", () => {
   const validator = new Validator();
   expect(validator.check(tools, "nope", "{}")).toMatch(/no tool/);
-  expect(validator.check(tools, "get_weather", "[]")).toMatch(/no object/);
+  expect(validator.check(tools, "get_weather", "[]")).toMatch(/must be object/);
   expect(validator.check(tools, "get_weather", '{"city":"Ulm"}')).toBeUndefined();
   const evil = {
     type: "function",

@@ -64,8 +64,7 @@ function course(recipe: Recipe, { tokenizer, order, heldOut, documentName }: Cor
       ...new Set(batches.flatMap(({ origins }) => origins.flatMap(({ documents }) => documents)).map(documentName)),
     ],
     evaluate: (trainer) => evaluate(trainer, heldOut),
-    facts: ({ evalBitsPerByte: bits }) =>
-      typeof bits === "number" ? [`${bits.toFixed(3)} bits/byte held out`] : [],
+    facts: ({ evalBitsPerByte: bits }) => (typeof bits === "number" ? [`${bits.toFixed(3)} bits/byte held out`] : []),
     samples: {
       every: samples.every,
       write: (trainer, step): Sample[] =>

@@ -127,12 +127,60 @@ void multiply_packed(int64_t M, int64_t N, int64_t K, Mat<const In> A, const T* 
   }
 }
 
-/// C[M,N] = α·A[M,K]·B[K,N] (+ C). Packs B, a slice of it at a time, into this thread's scratch.
+/// C[R, cols] = A[R, K]·Wᵀ (+ C) of cols ≤ L rows of W, `ldw` apart: each L × L block of W is transposed in registers.
+template <int R, class T, class InA, class InW>
+void multiply_rows_of(int64_t K, Mat<const InA> A, const InW* w, int64_t ldw, bool add, T* C, int64_t ldc, int64_t cols) {
+  constexpr int64_t L = LANES<T>;
+  for (int64_t begin = 0; begin < K; begin += Tile<T>::DEPTH) {
+    const int64_t end = std::min(K, begin + Tile<T>::DEPTH);
+    Vec<T> sum[R] = {};
+    for (int64_t k = begin; k < end; k += L) {
+      Vec<T> block[L];
+      const auto sum_up = [&](int64_t depth) __attribute__((always_inline)) {
+        transpose<T>(block);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < depth; i++)
+#pragma GCC unroll 12
+          for (int r = 0; r < R; r++) sum[r] += splat(T(A.at[r * A.rs + (k + i) * A.cs])) * block[i];
+      };
+      const auto row = [&](int64_t j) { return w + std::min(j, cols - 1) * ldw + k; };  // past the last one: any
+      if (k + L <= end) {
+        for (int64_t j = 0; j < L; j++) {
+          block[j] = load<T, InW>(row(j));
+          __builtin_prefetch(row(j) + L * ldw, 0, 2);  // the rows after these L: the hardware sees no stream so short
+        }
+        sum_up(L);
+      } else {
+        for (int64_t j = 0; j < L; j++) block[j] = load<T, InW>(row(j), end - k);
+        sum_up(end - k);
+      }
+    }
+    for (int r = 0; r < R; r++) {
+      T* c = C + r * ldc;
+      store<T>(c, add || begin > 0 ? load<T>(c, cols) + sum[r] : sum[r], cols);
+    }
+  }
+}
+
+/// C[M,N] = A[M,K]·Wᵀ (+ C) for M ≤ ROWS and W[N,K] with whole rows, `ldw` apart: W is read once where it lies. Sums as
+/// `multiply_packed`, to the bit.
+template <class T, class InA, class InW>
+void multiply_few(int64_t M, int64_t N, int64_t K, Mat<const InA> A, const InW* W, int64_t ldw, T* C, int64_t ldc, bool add) {
+  [&]<int... R>(std::integer_sequence<int, R...>) {
+    static constexpr decltype(&multiply_rows_of<1, T, InA, InW>) kernels[] = {multiply_rows_of<R + 1, T, InA, InW>...};
+    for (int64_t n = 0; n < N; n += LANES<T>)
+      kernels[M - 1](K, A, W + n * ldw, ldw, add, C + n, ldc, std::min(LANES<T>, N - n));
+  }(std::make_integer_sequence<int, Tile<T>::ROWS>());
+}
+
+/// C[M,N] = α·A[M,K]·B[K,N] (+ C). Packs B, a slice of it at a time, into this thread's scratch; a few rows A do not pay
+/// that back, and read B in place if it is the transpose of a matrix with whole rows.
 template <class T, class InA, class InB>
 void multiply(int64_t M, int64_t N, int64_t K, Mat<const InA> A, Mat<const InB> B, T* C, int64_t ldc, bool add = false, T alpha = 1) {
   static thread_local Scratch<T> scratch;
   constexpr int64_t WIDTH = 8 * Tile<T>::COLS;
   if (K == 0) return multiply_packed<T, InA>(M, N, 0, A, nullptr, C, ldc, add, alpha);
+  if (M > 0 && M <= Tile<T>::ROWS && B.rs == 1 && alpha == T(1)) return multiply_few<T>(M, N, K, A, B.at, B.cs, C, ldc, add);
   for (int64_t k = 0; k < K; k += Tile<T>::DEPTH) {
     const int64_t depth = std::min(Tile<T>::DEPTH, K - k);
     for (int64_t n = 0; n < N; n += WIDTH) {

@@ -19,6 +19,7 @@ namespace massif {
 namespace {
 
 constexpr int64_t ROWS = 96, GRAIN = 32;  // slots a tile; fewest slots worth a thread
+constexpr int64_t FEW = Tile<float>::ROWS;  // of an expert's slots: fewer do not pay for packing its matrices
 
 struct Sizes {
   int64_t N, K, E, D, I;
@@ -66,22 +67,31 @@ void combine(const Sizes& n, const Order& order, const S* slots_SD, T* y) {
 template <class T, class S>
 void forward_slots(const Sizes& n, const Order& order, const T* x, const S* w, const T* gate_up, const T* down,
                    S* gate_up_S2I, S* out_SD) {
-  at::parallel_for(0, n.slots(), GRAIN, [&](int64_t begin, int64_t end) {
+  constexpr int64_t WORTH_A_THREAD = 1 << 17;  // multiply-adds
+  const int64_t grain = std::clamp<int64_t>(WORTH_A_THREAD / std::max<int64_t>(1, 3 * n.D * n.I), 1, GRAIN);
+  at::parallel_for(0, n.slots(), grain, [&](int64_t begin, int64_t end) {
     const int64_t up_size = packed_size<S>(n.D, 2 * n.I), down_size = packed_size<S>(n.I, n.D);
     static thread_local Scratch<S> scratch;
     static thread_local Scratch<T> gathered;
     S *up_D2I = scratch.get(up_size + down_size + ROWS * n.I), *down_ID = up_D2I + up_size, *h = down_ID + down_size;
     T* rows_D = gathered.get(ROWS * n.D);
     order.experts(begin, end, [&](int64_t e, int64_t from, int64_t to) {
-      pack<S, T>(n.D, 2 * n.I, {gate_up + e * 2 * n.I * n.D, 1, n.D}, up_D2I);
-      pack<S, T>(n.I, n.D, {down + e * n.D * n.I, 1, n.I}, down_ID);
+      const Mat<const T> up_e{gate_up + e * 2 * n.I * n.D, 1, n.D}, down_e{down + e * n.D * n.I, 1, n.I};
+      const bool few = to - from <= FEW;
+      if (!few) pack<S, T>(n.D, 2 * n.I, up_e, up_D2I), pack<S, T>(n.I, n.D, down_e, down_ID);
       for (int64_t s = from; s < to; s += ROWS) {
         const int64_t rows = std::min(ROWS, to - s);
         S* projected = gate_up_S2I + s * 2 * n.I;
         gather(order, n.D, x, s, s + rows, rows_D);
-        multiply_packed<S, T>(rows, 2 * n.I, n.D, {rows_D, n.D}, up_D2I, projected, 2 * n.I);
+        if (few)
+          multiply<S, T, T>(rows, 2 * n.I, n.D, {rows_D, n.D}, up_e, projected, 2 * n.I);
+        else
+          multiply_packed<S, T>(rows, 2 * n.I, n.D, {rows_D, n.D}, up_D2I, projected, 2 * n.I);
         for (int64_t r = 0; r < rows; r++) swiglu_row(n.I, projected + r * 2 * n.I, w[s + r], h + r * n.I);
-        multiply_packed<S, S>(rows, n.D, n.I, {h, n.I}, down_ID, out_SD + s * n.D, n.D);
+        if (few)
+          multiply<S, S, T>(rows, n.D, n.I, {h, n.I}, down_e, out_SD + s * n.D, n.D);
+        else
+          multiply_packed<S, S>(rows, n.D, n.I, {h, n.I}, down_ID, out_SD + s * n.D, n.D);
       }
     });
   });

@@ -13,6 +13,7 @@
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 namespace massif {
 
@@ -165,34 +166,44 @@ inline Vec<T> sigmoid(Vec<T> x) {
   return T(1) / (T(1) + exp(-x));
 }
 
-/// An L × L block held in L vectors, transposed in place: log2 L rounds that swap ever larger sub-blocks.
+#if !defined(__clang__)  // its shuffles want literal indices
+/// Exchanges the vectors i and i + half of a block for picks from the two joined: element j of the first is
+/// `pick(j)`, of the second `pick(j) + apart`.
+template <class T, class Pick>
+inline void exchange(Vec<T>* block, int half, int apart, Pick pick) {
+  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Index;
+  typedef Index Indices __attribute__((vector_size(VECTOR_BYTES)));
+  [&]<int... j>(std::integer_sequence<int, j...>) {
+    const Indices first = {pick(j)...}, second = {pick(j) + apart...};
+#pragma GCC unroll 16
+    for (int p = 0; p < LANES<T> / 2; p++) {
+      const int i = p / half * 2 * half + p % half;
+      const Vec<T> a = block[i], b = block[i + half];
+      block[i] = __builtin_shuffle(a, b, first);
+      block[i + half] = __builtin_shuffle(a, b, second);
+    }
+  }(std::make_integer_sequence<int, LANES<T>>());
+}
+#endif
+
+/// An L × L block held in L vectors, transposed in place: log2 L rounds, first within 128-bit lanes, then of whole
+/// lanes. Such shuffles are one instruction each and need no indices in registers.
 template <class T>
 inline void transpose(Vec<T>* block) {
-  constexpr int L = LANES<T>;
-#if defined(__clang__)  // its shuffles want literal indices
+  constexpr int L = LANES<T>, E = 16 / sizeof(T);
+#if defined(__clang__)
   T a[L][L], b[L][L];
   std::memcpy(a, block, sizeof a);
   for (int i = 0; i < L; i++)
     for (int j = 0; j < L; j++) b[j][i] = a[i][j];
   std::memcpy(block, b, sizeof b);
 #else
-  typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Index;
-  typedef Index Indices __attribute__((vector_size(VECTOR_BYTES)));
 #pragma GCC unroll 4
-  for (int half = 1; half < L; half *= 2) {
-    Indices low, high;
-    for (int i = 0; i < L; i++) {
-      low[i] = i & half ? L + i - half : i;
-      high[i] = i & half ? L + i : i + half;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < L; i++)
-      if (!(i & half)) {
-        const Vec<T> a = block[i], b = block[i + half];
-        block[i] = __builtin_shuffle(a, b, low);
-        block[i + half] = __builtin_shuffle(a, b, high);
-      }
-  }
+  for (int half = E / 2; half > 0; half /= 2)  // interleaves the lower, and the upper, halves of lanes
+    exchange<T>(block, half, E / 2, [](int j) { return j / E * E + j % E / 2 + j % 2 * L; });
+#pragma GCC unroll 4
+  for (int half = E; half < L; half *= 2)  // the even lanes, and the odd ones
+    exchange<T>(block, half, E, [](int j) { return j / E * 2 * E + j % E; });
 #endif
 }
 
