@@ -176,7 +176,9 @@ class Gym implements Disposable {
       if (facts) stage.update(this.#step, facts);
     }
     const finished = this.#step >= steps;
-    if (this.#run.checkpoints.latest()?.step !== this.#step) await this.#checkpoint();
+    // A checkpoint holds no half episodes: where some wait, the last one stands.
+    const whole = this.#rollouts.pending === 0;
+    if (whole && this.#run.checkpoints.latest()?.step !== this.#step) await this.#checkpoint();
     writeRlReport(this.#recipe, this.#run.dir);
     const [before, after] = [0, steps].map(
       (step) => readEvaluations(this.#run.dir).find((one) => one.step === step)?.success,
@@ -184,7 +186,7 @@ class Gym implements Disposable {
     stage.done(
       finished
         ? `held-out success ${before?.toFixed(3)} → ${after?.toFixed(3)}, ${count(this.#tokens)} tokens written`
-        : `stopped at step ${this.#step}; checkpoint written`,
+        : `stopped at step ${this.#step}; ${whole ? "checkpoint written" : "goes on from the last checkpoint"}`,
     );
     return { step: this.#step, finished, before, after };
   }
@@ -227,11 +229,11 @@ class Gym implements Disposable {
       rolloutSeconds: (rolled - began) / 1000,
       seconds: (updated - began) / 1000,
     };
-    const locked =
-      this.#guard.judge(sides) ??
-      (update && !Number.isFinite(update.gradNorm) ? "the gradient is not finite" : undefined);
-    if (locked) {
-      await this.#back(locked);
+    const locked = this.#guard.judge(sides);
+    if (locked) this.#run.event({ event: "lock-in", step, why: locked });
+    const trouble = locked ?? (update && !Number.isFinite(update.gradNorm) ? "a gradient is not finite" : undefined);
+    if (trouble) {
+      await this.#back(trouble);
       return undefined;
     }
     const evaluated =
@@ -440,7 +442,7 @@ class Gym implements Disposable {
   async #back(why: string): Promise<void> {
     const { guard } = this.#recipe;
     const to = this.#run.checkpoints.latest();
-    this.#run.event({ event: "lock-in", step: this.#step, why, to: to?.step ?? 0 });
+    this.#run.event({ event: "rollback", step: this.#step, why, to: to?.step ?? 0 });
     if (this.#backs >= guard.most)
       throw new MassifError("rl.collapsed", {
         found: `${why}, after ${this.#backs} ways back`,
@@ -457,6 +459,8 @@ class Gym implements Disposable {
     this.#curriculum.state = { ...this.#curriculum.state, random: tasks };
     this.#backs = backs;
     this.#run.rewind(this.#step);
+    // Killed now, the run must not come back the way it went.
+    await this.#checkpoint();
   }
 
   [Symbol.dispose](): void {
