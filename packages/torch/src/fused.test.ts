@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, expect, test } from "vitest";
 import {
   type DType,
+  linear,
   linearCrossEntropy,
   mlaAttention,
   mlaDecode,
@@ -173,6 +174,34 @@ test.for(
   };
   agree(dtype, inputs, run(choose(torch.rand([N, E]))));
   agree(dtype, inputs, run(choose(torch.arange(E, { dtype: "float32" }).expand([N, E])))); // all to the last k experts
+});
+
+test.for(
+  each([
+    { D: 3, I: 5, N: 40 }, // narrower than a vector
+    { D: 37, I: 21, N: 40 },
+    { D: 560, I: 300, N: 40 }, // sums longer than a slice of the packed product
+  ]),
+)("a row of linear and of moeExperts has the same bits, however many rows come with it: %s, %o", ([dtype, n]) => {
+  const { D, I, N } = n;
+  const [x_ND, weight] = [randn([N, D], dtype), randn([I, D], dtype)];
+  const [gateUp_EID, down_EDI, w_Nk] = [
+    randn([2, 2 * I, D], dtype),
+    randn([2, D, I], dtype),
+    torch.rand([N, 1], { dtype }),
+  ];
+  const idx_Nk = torch.arange(N).remainder(2).unsqueeze(1);
+  const products = (from: number, count: number) => {
+    const [x, idx, w] = [x_ND, idx_Nk, w_Nk].map((t) => t.narrow(0, from, count)) as [Tensor, Tensor, Tensor];
+    return [linear(x, weight), moeExperts({ x_ND: x, idx_Nk: idx, w_Nk: w, gateUp_EID, down_EDI })];
+  };
+  const together = products(0, N);
+  for (const count of [1, 2, 3, 7, 12, 13, 25])
+    for (const [i, part] of products(N - count, count).entries())
+      expect(
+        torch.equal(part, together[i]!.narrow(0, N - count, count)),
+        `${i ? "experts" : "linear"}, ${count} rows`,
+      ).toBe(true);
 });
 
 test("moeExperts is the sum over chosen experts of the definition, written out", () => {

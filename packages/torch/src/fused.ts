@@ -35,13 +35,9 @@ const massif = (name: string): Operator => {
 /** The dtype in which statistics are kept: float32, or float64 for float64. */
 const wide = (x: Tensor) => (x.dtype === "float64" ? "float64" : "float32");
 
-/**
- * x·Wᵀ. Both of one dtype; float32 products of our own are about twice MKL's at a model's widths on AMD. They pack the
- * weight first, which a single row does not pay back.
- */
+/** x·Wᵀ. Both of one dtype; float32 products of our own are about twice MKL's at a model's widths on AMD. */
 export function linear(x: Tensor, weight_OI: Tensor): Tensor {
-  const own = runsFused(x) && x.nbytes * weight_OI.shape[0]! > weight_OI.nbytes;
-  return own ? (massif("linear")(x, weight_OI) as Tensor) : functions.linear(x, weight_OI);
+  return runsFused(x) ? (massif("linear")(x, weight_OI) as Tensor) : functions.linear(x, weight_OI);
 }
 
 /** RMSNorm: w · cast(x · rsqrt(mean(x²) + ε)), statistics in float32. */
