@@ -25,6 +25,7 @@ const { values, positionals } = parseArgs({
 });
 const [model] = positionals;
 if (!model) throw new Error("which model? node bench/rl-objectives.ts MODEL");
+const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
 const numbers = (list: string) => list.split(",").map(Number);
 
 for (const seed of numbers(values.seeds))
@@ -60,10 +61,7 @@ for (const seed of numbers(values.seeds))
           seed,
           before: steps[0]!.evalSuccess,
           after: wilson(score.wins, score.n),
-          lastFive:
-            of("success")
-              .slice(-5)
-              .reduce((a, b) => a + b, 0) / 5,
+          lastFive: mean(of("success").slice(-5)),
           moved: Math.max(...of("moved")),
           kl: Math.max(...of("kl")),
           seconds: (performance.now() - began) / 1000,
