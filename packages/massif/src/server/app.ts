@@ -3,7 +3,9 @@
 import { Hono } from "hono";
 import type { ChatRequest } from "../llm/index.ts";
 import { adminRoutes } from "./admin.ts";
-import { anthropicMessage, anthropicVersions, MessageEvents, readMessagesCall, readVersion } from "./anthropic.ts";
+import { anthropicVersions, readMessagesCall, readVersion } from "./anthropic.ts";
+import { anthropicMessage, MessageEvents } from "./anthropic-events.ts";
+import { ChatChunks, chatAnswer, type Head, usageBody } from "./chat-chunks.ts";
 import { CompletionChoice, completionAnswer, completionChunk, completionUsage, readCompletion } from "./completions.ts";
 import { ApiError } from "./errors.ts";
 import {
@@ -19,7 +21,7 @@ import {
   resolveOptions,
   stream,
 } from "./http.ts";
-import { ChatChunks, chatAnswer, type Head, readChat, usageBody } from "./openai-chat.ts";
+import { readChat } from "./openai-chat.ts";
 import { responsesRoutes } from "./responses-routes.ts";
 import { frame } from "./sse.ts";
 import { studioRoutes } from "./studio.ts";

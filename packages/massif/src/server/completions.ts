@@ -4,9 +4,9 @@ import { z } from "zod";
 import type { TokenInfo, Usage } from "../llm/index.ts";
 import type { Backend, RawEvent, RawRequest } from "./backend.ts";
 import { readFields } from "./body.ts";
+import { type Head, usageBody } from "./chat-chunks.ts";
 import { ApiError, invalid } from "./errors.ts";
 import { fieldLimits, samplingFields, samplingOf } from "./fields.ts";
-import { type Head, usageBody } from "./openai-chat.ts";
 import { totalUsage } from "./service.ts";
 
 const Ids = z.array(z.int().min(0)).min(1);

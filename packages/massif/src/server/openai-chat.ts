@@ -1,7 +1,7 @@
-/** `/v1/chat/completions`: request → ChatRequest, events → chunks or one answer (serving-and-agent.md §2.1, §3). */
+/** `/v1/chat/completions`: request → ChatRequest (serving-and-agent.md §2.1, §3). */
 import { z } from "zod";
-import { assemble, type ChatEvent, type Message, MessageSchema, ToolSpecSchema } from "../chat/index.ts";
-import type { ModelEvent, Reasoning, TokenInfo, Usage } from "../llm/index.ts";
+import { type Message, MessageSchema, ToolSpecSchema } from "../chat/index.ts";
+import type { Reasoning } from "../llm/index.ts";
 import type { Backend } from "./backend.ts";
 import { readFields } from "./body.ts";
 import { ApiError, invalid } from "./errors.ts";
@@ -19,8 +19,7 @@ import {
   ToolChoiceField,
   toolsOf,
 } from "./fields.ts";
-import type { Call, Explanation, Tagged } from "./service.ts";
-import { totalUsage } from "./service.ts";
+import type { Call } from "./service.ts";
 
 /** Fields that change nothing here, but may be sent: whose request it is, hints, and defaults spelled out. */
 const noted = {
@@ -182,165 +181,4 @@ function reasoningOf(fields: Fields): Reasoning | undefined {
   const keep = thinking?.keep === "all" ? true : undefined;
   const reasoning = Object.entries({ enabled, effort, budget, keep }).filter(([, value]) => value !== undefined);
   return reasoning.length ? (Object.fromEntries(reasoning) as Reasoning) : undefined;
-}
-
-export interface Head {
-  id: string;
-  created: number;
-  model: string;
-  fingerprint: string;
-}
-
-export function usageBody(usage: Usage): Record<string, unknown> {
-  const { promptTokens, completionTokens, cachedTokens = 0, reasoningTokens = 0 } = usage;
-  return {
-    prompt_tokens: promptTokens,
-    completion_tokens: completionTokens,
-    total_tokens: promptTokens + completionTokens,
-    cached_tokens: cachedTokens,
-    prompt_tokens_details: { cached_tokens: cachedTokens },
-    completion_tokens_details: { reasoning_tokens: reasoningTokens },
-  };
-}
-
-const bytesOf = (token: Omit<TokenInfo, "top">): number[] => token.bytes ?? [...Buffer.from(token.text ?? "")];
-
-const likely = (token: Omit<TokenInfo, "top">) => ({
-  // A token that is part of a character has no text of its own: its bytes tell it.
-  token: token.text ?? Buffer.from(token.bytes ?? []).toString(),
-  logprob: token.logprob ?? -9999,
-  bytes: bytesOf(token),
-});
-
-export const logprobsBody = (tokens: readonly TokenInfo[]): Record<string, unknown> => ({
-  content: tokens.map((token) => ({ ...likely(token), top_logprobs: (token.top ?? []).map(likely) })),
-  refusal: null,
-});
-
-type Choice = Record<string, unknown>;
-
-/** Events to chunks, as they come. */
-export class ChatChunks {
-  readonly #head: Record<string, unknown>;
-  readonly #call: ChatCall;
-  readonly #begun = new Set<number>();
-  readonly #tokens: TokenInfo[][];
-  readonly #usages: (Usage | undefined)[] = [];
-
-  constructor({ id, created, model, fingerprint }: Head, call: ChatCall) {
-    this.#head = { id, object: "chat.completion.chunk", created, model, system_fingerprint: fingerprint };
-    this.#call = call;
-    this.#tokens = Array.from({ length: call.n }, () => []);
-  }
-
-  *push({ choice, event }: Tagged): Generator<Record<string, unknown>> {
-    if (!this.#begun.has(choice)) {
-      this.#begun.add(choice);
-      yield this.#chunk(choice, { role: "assistant", content: "" }, null, promptIds(event));
-    }
-    switch (event.type) {
-      case "tokens":
-        this.#tokens[choice]!.push(...event.tokens);
-        break;
-      case "reasoning":
-        yield this.#chunk(choice, { reasoning_content: event.text, reasoning: event.text });
-        break;
-      case "text":
-        yield this.#chunk(choice, { content: event.text });
-        break;
-      case "tool-call-begin": {
-        const { index, id, name } = event;
-        yield this.#chunk(choice, {
-          tool_calls: [{ index, id, type: "function", function: { name, arguments: "" } }],
-        });
-        break;
-      }
-      case "tool-call-delta": {
-        const { index, arguments: args } = event;
-        yield this.#chunk(choice, { tool_calls: [{ index, function: { arguments: args } }] });
-        break;
-      }
-      case "usage":
-        this.#usages[choice] = event.usage;
-        break;
-      case "finish": {
-        const usage = this.#usages[choice];
-        // Kimi's clients read the usage here.
-        const more = { ...(usage && { usage: usageBody(usage) }), stop_reason: event.stop ?? null };
-        yield this.#chunk(choice, {}, event.reason, more);
-        break;
-      }
-    }
-  }
-
-  *end(explain?: Explanation): Generator<Record<string, unknown>> {
-    const usage = usageBody(totalUsage(this.#usages));
-    if (this.#call.includeUsage || explain)
-      yield { ...this.#head, choices: [], ...(this.#call.includeUsage && { usage }), ...(explain && { explain }) };
-  }
-
-  #chunk(index: number, delta: Choice, finish_reason: string | null = null, more: Choice = {}): Choice {
-    const tokens = this.#tokens[index]!.splice(0);
-    const { logprobs, tokenIds } = this.#call.chat;
-    return {
-      ...this.#head,
-      choices: [
-        {
-          index,
-          delta,
-          logprobs: logprobs !== undefined && tokens.length ? logprobsBody(tokens) : null,
-          finish_reason,
-          ...(tokenIds && { token_ids: tokens.map(({ id }) => id) }),
-          ...more,
-        },
-      ],
-      ...(this.#call.includeUsage && { usage: null }),
-    };
-  }
-}
-
-const promptIds = (event: ModelEvent): Choice =>
-  event.type === "start" && event.promptIds ? { prompt_token_ids: event.promptIds } : {};
-
-/** All events to one answer. */
-export function chatAnswer(
-  { id, created, model, fingerprint }: Head,
-  call: ChatCall,
-  events: readonly Tagged[],
-  explain?: Explanation,
-): Record<string, unknown> {
-  const usages: (Usage | undefined)[] = [];
-  const choices = Array.from({ length: call.n }, (_, index) => {
-    const own = events.filter(({ choice }) => choice === index).map(({ event }) => event);
-    const { message } = assemble(own.filter((event) => event.type !== "finish") as ChatEvent[]);
-    const tokens = own.flatMap((event) => (event.type === "tokens" ? event.tokens : []));
-    const finish = own.find((event) => event.type === "finish");
-    const prompt = own.flatMap((event) => (event.type === "start" && event.promptIds) || []);
-    usages[index] = own.find((event) => event.type === "usage")?.usage;
-    const { reasoning_content: reasoning, tool_calls } = message;
-    return {
-      index,
-      message: {
-        role: "assistant",
-        content: tool_calls && message.content === "" ? null : message.content,
-        refusal: null,
-        ...(reasoning !== undefined && { reasoning_content: reasoning, reasoning }),
-        ...(tool_calls && { tool_calls }),
-      },
-      logprobs: call.chat.logprobs !== undefined ? logprobsBody(tokens) : null,
-      finish_reason: finish?.reason ?? "stop",
-      stop_reason: finish?.stop ?? null,
-      ...(call.chat.tokenIds && { token_ids: tokens.map(({ id }) => id), prompt_token_ids: prompt }),
-    };
-  });
-  return {
-    id,
-    object: "chat.completion",
-    created,
-    model,
-    system_fingerprint: fingerprint,
-    choices,
-    usage: usageBody(totalUsage(usages)),
-    ...(explain && { explain }),
-  };
 }

@@ -46,7 +46,7 @@ export class ResponseEvents {
       error: this.#error ?? null,
       incomplete_details: this.#reason === undefined ? null : { reason: this.#reason },
       output: [...this.output],
-      usage: settled && this.#usage ? responsesUsage(this.#usage) : null,
+      ...(settled && this.#usage && { usage: responsesUsage(this.#usage) }),
     };
   }
 

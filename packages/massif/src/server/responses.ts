@@ -4,9 +4,9 @@ import { z } from "zod";
 import { type AssistantMessage, type Message, readMessages, type ToolSpec } from "../chat/index.ts";
 import type { TokenInfo, Usage } from "../llm/index.ts";
 import { readFields } from "./body.ts";
+import { logprobsBody } from "./chat-chunks.ts";
 import { invalid } from "./errors.ts";
 import { checkMessages, checkSchema, SchemaField, samplingOf, toolsOf } from "./fields.ts";
-import { logprobsBody } from "./openai-chat.ts";
 import type { Call } from "./service.ts";
 
 const Part = z.object({ type: z.enum(["input_text", "output_text", "text", "refusal"]), text: z.string().optional() });
@@ -188,7 +188,7 @@ export function readResponses(
       })),
       text: { format: text?.format ?? { type: "text" }, verbosity: "medium" },
       reasoning: { effort: reasoning?.effort ?? null, summary: reasoning?.summary ?? null },
-      user: fields.user ?? null,
+      ...(fields.user !== undefined && { user: fields.user }),
     },
   };
 }
