@@ -25,6 +25,16 @@ test("a terminal gets one line rewritten at most ten times a second", () => {
   ]);
 });
 
+test("what comes before the work is not in its rate", () => {
+  const { progress, written, clock } = setting({ isTTY: true, columns: 80 });
+  const stage = progress.stage("pretrain", "", { total: 100 });
+  clock.ms = 60_000; // an evaluation, say
+  stage.update(0);
+  clock.ms = 61_000;
+  stage.update(10);
+  expect(written.slice(1)).toEqual(["\rpretrain 10/100 · 9.0 s left\x1b[K"]);
+});
+
 test("a pipe gets a plain line every five seconds", () => {
   const { progress, written, clock } = setting();
   const stage = progress.stage("tokenizer", "about 8 s");

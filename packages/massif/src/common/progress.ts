@@ -43,16 +43,18 @@ export class Progress {
   /** Announces a stage: `stage("tokenizer", "about 8 s")`. Its `update` feeds the live line, its `done` closes it. */
   stage(name: string, about = "", { total, from = 0 }: StageOptions = {}): Stage {
     const began = this.#now();
+    let working = began;
     let shownAt = -Infinity;
     let closed = false;
     this.print(about ? `${name} (${about})` : name);
 
     const update = (done: number, facts: string[] = []) => {
       const now = this.#now();
-      if (closed || now - shownAt < (this.#stream.isTTY ? 100 : this.#everyMs)) return;
+      if (done <= from) working = now;
+      if (done <= from || closed || now - shownAt < (this.#stream.isTTY ? 100 : this.#everyMs)) return;
       shownAt = now;
       const parts = [`${name} ${total === undefined ? count(done) : `${count(done)}/${count(total)}`}`];
-      const seconds = (now - began) / 1000;
+      const seconds = (now - working) / 1000;
       const rate = (done - from) / seconds;
       if (total !== undefined && rate > 0 && done < total) parts.push(`${duration((total - done) / rate)} left`);
       this.#show([...parts, ...facts]);
@@ -100,7 +102,8 @@ export class Progress {
 }
 
 export interface Stage extends Disposable {
-  /** `done` units so far; `facts` follow in order of importance, since a narrow terminal drops the last first. */
+  /** `done` units so far; `facts` follow in order of importance, since a narrow terminal drops the last first. With
+   *  nothing done yet, nothing is shown: the rate is counted from here. */
   update(done: number, facts?: string[]): void;
   /** Closes the live line and says how long the stage took; left undone (an error), `using` closes it in silence. */
   done(result?: string): void;

@@ -111,6 +111,7 @@ export class TrainingLoop<B extends Rows, S> implements Disposable {
     );
     if (this.#step > 0) progress.print(`  resumed at step ${this.#step}`);
     if (this.#step === 0) await this.#measure(0, {});
+    stage.update(this.#step); // the work begins here: what came before is not in its rate
     while (this.#step < steps && !signal?.aborted) {
       const facts = await this.#one();
       if (facts) stage.update(this.#step, facts);
