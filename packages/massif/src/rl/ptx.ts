@@ -3,7 +3,7 @@
 import { resolve } from "node:path";
 import { readLines } from "../common/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import { type Conversation, type Example, examplesOf, readConversation } from "../train/index.ts";
+import { type Conversation, examplesOf, PackedOrder, readConversation } from "../train/index.ts";
 import { oracle, play, quizOracle, SingleTurn } from "../worlds/index.ts";
 import type { RlRecipe } from "./recipe.ts";
 import type { Arena } from "./rollouts.ts";
@@ -12,15 +12,17 @@ import type { Arena } from "./rollouts.ts";
 const DEMONSTRATIONS = 256;
 
 /** Throws `sft.row`, and what reading throws. */
-export async function ptxExamples(
-  { ptx, template, batch }: RlRecipe,
+export async function ptxOrder(
+  { ptx, template, batch, seed }: RlRecipe,
   base: string,
   tokenizer: Tokenizer,
   arenas: readonly Arena[],
-): Promise<Example[]> {
+): Promise<PackedOrder> {
   const conversations = ptx.data.length ? await fromFiles(ptx.data, base) : await fromOracles(arenas);
-  const options = { tokenizer, template, keepReasoning: true, seqLen: batch.seqLen };
-  return conversations.flatMap((conversation) => examplesOf(conversation, options));
+  const { seqLen } = batch;
+  const options = { tokenizer, template, keepReasoning: true, seqLen };
+  const examples = conversations.flatMap((conversation) => examplesOf(conversation, options));
+  return new PackedOrder(examples, { seqLen, seed });
 }
 
 async function fromFiles(files: readonly string[], base: string): Promise<Conversation[]> {

@@ -2,6 +2,7 @@
  * From verdicts to rewards, one component each: the verifier's outcome, K2's budget penalty (arXiv 2507.20534 §3.2.3) K1.5's
  * length reward (2501.12599 §2.3.3), the critic's ranking. Each is a number for every answer of a group.
  */
+import type { RlRecipe } from "./recipe.ts";
 import type { Answer } from "./rollouts.ts";
 
 export interface RewardOptions {
@@ -11,6 +12,13 @@ export interface RewardOptions {
   lengthWeight: number;
   criticWeight: number;
 }
+
+/** The recipe's, at a step. */
+export const weightsAt = ({ budget, length, critic }: RlRecipe, step: number): RewardOptions => ({
+  budgetPenalty: budget.penalty,
+  lengthWeight: step > length.warmup ? length.weight : 0,
+  criticWeight: critic.weight,
+});
 
 /** λ = ½ − (len − min)/(max − min) for a right answer, min(0, λ) for a wrong one; 0 where all are of one length. */
 export function lengthRewards(answers: readonly { length: number; success: boolean }[]): number[] {
