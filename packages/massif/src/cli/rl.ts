@@ -1,10 +1,9 @@
-import { dirname, join, resolve } from "node:path";
-import { describeConfig, loadConfig, MassifError, Progress } from "../common/index.ts";
+import { dirname, resolve } from "node:path";
+import { describeConfig, loadConfig } from "../common/index.ts";
 import { gym, RlRecipe } from "../rl/index.ts";
 import { type Command, parse } from "./command.ts";
-import { interruptible } from "./interrupt.ts";
 import { modelFolder } from "./paths.ts";
-import { findRecipe } from "./pretrain.ts";
+import { findRecipe, oneRecipe, runOptions, runRecipe } from "./recipe.ts";
 
 export const rl: Command = {
   summary: "reinforcement learning in worlds, from a recipe",
@@ -26,19 +25,8 @@ Keys of a recipe:
 ${describeConfig(RlRecipe)}`;
   },
   async run(args) {
-    const { values, positionals } = parse(args, {
-      model: { type: "string" },
-      set: { type: "string", multiple: true, default: [] },
-      run: { type: "string" },
-      resume: { type: "boolean", default: false },
-      json: { type: "boolean", default: false },
-    });
-    const [name, extra] = positionals;
-    if (!name || extra)
-      throw new MassifError("cli.usage", {
-        found: name ? `more than one recipe: ${positionals.join(" ")}` : "no recipe",
-        fix: "massif rl rl-ledger",
-      });
+    const { values, positionals } = parse(args, { ...runOptions, model: { type: "string" } });
+    const name = oneRecipe(positionals, "massif rl rl-ledger");
     const file = findRecipe(name);
     const base = dirname(file);
     const model = values.model === undefined ? [] : [`model=${JSON.stringify(resolve(values.model))}`];
@@ -50,12 +38,6 @@ ${describeConfig(RlRecipe)}`;
       model: folder(loaded.model),
       evaluation: { ...loaded.evaluation, baselines: Object.fromEntries(baselines) },
     };
-    const dir = values.run ?? join("runs", recipe.name);
-    const progress = new Progress();
-    const result = await interruptible((signal) => gym(recipe, { base, dir, resume: values.resume, progress, signal }));
-    if (values.json) console.log(JSON.stringify({ run: resolve(dir), ...result }));
-    progress.print(`${dir}/report.html has the curves; ${dir}/report.md the same as text`);
-    if (!result.finished) progress.print(`go on with: massif rl ${name} --run ${dir} --resume`);
-    return result.finished ? 0 : 1;
+    return runRecipe(recipe, values, { command: `massif rl ${name}` }, (work) => gym(recipe, { ...work, base }));
   },
 };

@@ -1,11 +1,10 @@
 /** `massif sft`: fine-tunes a checkpoint on conversations, trajectories, and demonstrations of worlds. */
-import { existsSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import { FinetuneRecipe, finetune } from "../agent/index.ts";
-import { describeConfig, loadConfig, MassifError, Progress } from "../common/index.ts";
+import { describeConfig, loadConfig, MassifError } from "../common/index.ts";
 import { type Command, parse } from "./command.ts";
-import { interruptible } from "./interrupt.ts";
-import { modelFolder, recipesFolder } from "./paths.ts";
+import { modelFolder } from "./paths.ts";
+import { recipeFile, runOptions, runRecipe } from "./recipe.ts";
 
 export const sft: Command = {
   summary: "fine-tune a model on conversations, trajectories and demonstrations of worlds",
@@ -34,21 +33,15 @@ ${describeConfig(FinetuneRecipe)}`;
   },
   async run(args) {
     const { values, positionals } = parse(args, {
+      ...runOptions,
       model: { type: "string" },
       worlds: { type: "string" },
       demonstrations: { type: "string" },
       noise: { type: "string" },
       "only-successes": { type: "boolean", default: false },
       rounds: { type: "string" },
-      set: { type: "string", multiple: true, default: [] },
-      run: { type: "string" },
-      resume: { type: "boolean", default: false },
-      json: { type: "boolean", default: false },
     });
-    const recipeOf = (name: string) =>
-      [name, join(name, "sft.json"), join(recipesFolder(), name, "sft.json")].find(
-        (path) => path.endsWith(".json") && existsSync(path),
-      );
+    const recipeOf = (name: string) => recipeFile(name, "sft.json");
     const [named, ...others] = positionals.filter(recipeOf);
     if (others.length)
       throw new MassifError("cli.usage", { found: `more than one recipe: ${named} ${others.join(" ")}` });
@@ -66,15 +59,9 @@ ${describeConfig(FinetuneRecipe)}`;
       ...values.set,
     ];
     const recipe = loadConfig(FinetuneRecipe, file ?? {}, sets);
-    const dir = values.run ?? join("runs", recipe.name);
     const base = file ? dirname(file) : process.cwd();
-    const progress = new Progress();
-    const result = await interruptible((signal) =>
-      finetune(recipe, { base, dir, resume: values.resume, progress, signal }),
+    return runRecipe(recipe, values, { shows: "the curves and transcripts" }, (work) =>
+      finetune(recipe, { ...work, base }),
     );
-    if (values.json) console.log(JSON.stringify({ run: resolve(dir), ...result }));
-    progress.print(`${dir}/report.html has the curves and transcripts; ${dir}/report.md the same as text`);
-    if (!result.finished) progress.print("go on with the same command and --resume");
-    return result.finished ? 0 : 1;
   },
 };

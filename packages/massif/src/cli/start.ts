@@ -5,7 +5,7 @@ import { pretrain, Recipe } from "../train/index.ts";
 import { type Command, parse } from "./command.ts";
 import { interruptible } from "./interrupt.ts";
 import { modelFolder, recipesFolder } from "./paths.ts";
-import { findRecipe } from "./pretrain.ts";
+import { findRecipe } from "./recipe.ts";
 
 const STAGES = ["pretrain", "sft", "rl"] as const;
 type Stage = (typeof STAGES)[number];
