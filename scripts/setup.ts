@@ -76,18 +76,18 @@ function suits(python: string): boolean {
 }
 
 /**
- * PyPI's torch for Linux brings CUDA, some gigabytes. Without an NVIDIA card we ask for the build for CPUs: first where
- * pip looks anyway, then in PyTorch's own index, and at last take what there is.
+ * PyPI's torch for Linux brings CUDA, some gigabytes. Without an NVIDIA card we ask for the build for CPUs, where pip
+ * looks anyway; pip's own PIP_EXTRA_INDEX_URL adds PyTorch's index to that, for who wants to reach beyond PyPI.
  */
 function pipInstall(python: string): void {
-  const cpu = process.platform === "linux" && !existsSync("/dev/nvidiactl");
-  const index = ["--extra-index-url", "https://download.pytorch.org/whl/cpu", "--retries", "0", "--timeout", "15"];
   const attempts: [what: string, args: string[]][] = [
-    [`${TORCH} … (the download is some gigabytes with CUDA, else 200 MB)`, [TORCH]],
+    [
+      `${TORCH} … (the download is some gigabytes with CUDA; PIP_EXTRA_INDEX_URL with PyTorch's CPU index saves them)`,
+      [TORCH],
+    ],
   ];
-  if (cpu)
+  if (process.platform === "linux" && !existsSync("/dev/nvidiactl"))
     attempts.unshift([`${TORCH} for CPUs … (200 MB to fetch, 750 MB on disk: about a minute)`, [`${TORCH}+cpu`]]);
-  if (cpu) attempts.splice(1, 0, ["not where pip looks; asking download.pytorch.org …", [`${TORCH}+cpu`, ...index]]);
   const pip = ["-m", "pip", "install", "--disable-pip-version-check", "--no-input"];
   if (!process.stderr.isTTY) pip.push("--quiet"); // quiet leaves the progress bar out too
   for (const [i, [what, args]] of attempts.entries()) {
