@@ -9,10 +9,10 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Random } from "../packages/massif/src/common/index.ts";
-import { decode, LatentCache, Model } from "../packages/massif/src/model/index.ts";
+import { decode, LatentCache } from "../packages/massif/src/model/index.ts";
 import { saveSafetensors, torch } from "../packages/torch/src/index.ts";
 import { alternate, begin, introduce, Peer } from "./harness.ts";
-import { peerConfig, preset } from "./presets.ts";
+import { decided, peerConfig, preset } from "./presets.ts";
 import { profile, watchOperators } from "./profile.ts";
 
 const { own, ...settings } = await begin({
@@ -28,13 +28,7 @@ if (own.profile) watchOperators();
 
 const folder = mkdtempSync(join(tmpdir(), "massif-bench-"));
 const weights = join(folder, "model.safetensors");
-const model = Model.init(config, 1);
-// Fresh weights give near-ties between logits; spread them, so that rounding decides no id.
-torch.noGrad(() => {
-  for (const { name, kind } of model.specs)
-    if (name === "lm_head.weight") model.parameter(name).mul_(50);
-    else if (kind === "matrix") model.parameter(name).mul_(2);
-});
+const model = decided(config);
 saveSafetensors(weights, model.parameters);
 
 /** Continues prompts by the likeliest ids [B][new]; the seconds of all steps but the prompt's. */

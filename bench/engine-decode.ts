@@ -11,10 +11,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Random } from "../packages/massif/src/common/index.ts";
 import { openEngine } from "../packages/massif/src/engine/index.ts";
-import { Model } from "../packages/massif/src/model/index.ts";
-import { saveSafetensors, torch } from "../packages/torch/src/index.ts";
+import { saveSafetensors } from "../packages/torch/src/index.ts";
 import { alternate, begin, introduce, Peer } from "./harness.ts";
-import { peerConfig, preset } from "./presets.ts";
+import { decided, peerConfig, preset } from "./presets.ts";
 
 const { own, ...settings } = await begin({
   preset: { type: "string", default: "small" },
@@ -28,13 +27,7 @@ const [length, fresh] = [Number(own.prompt), Number(own.new)];
 
 const folder = mkdtempSync(join(tmpdir(), "massif-bench-"));
 const weights = join(folder, "model.safetensors");
-const model = Model.init(config, 1);
-// Fresh weights give near-ties between logits; spread them, so that rounding decides no id.
-torch.noGrad(() => {
-  for (const { name, kind } of model.specs)
-    if (name === "lm_head.weight") model.parameter(name).mul_(50);
-    else if (kind === "matrix") model.parameter(name).mul_(2);
-});
+const model = decided(config);
 saveSafetensors(weights, model.parameters);
 
 const random = new Random(3);

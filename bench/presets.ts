@@ -1,5 +1,6 @@
 /** The two models that benches measure: `small` is the speedrun's, `base` the hour-size recipe's. */
-import { ModelConfig } from "../packages/massif/src/model/index.ts";
+import { Model, ModelConfig } from "../packages/massif/src/model/index.ts";
+import { torch } from "../packages/torch/src/index.ts";
 
 const shared = { firstKDenseReplace: 1, nSharedExperts: 1, routedScalingFactor: 2.446, maxPositionEmbeddings: 2048 };
 
@@ -76,3 +77,14 @@ export const peerConfig = (c: ModelConfig, more: { moe?: string; attn?: string }
   max_seq: c.maxPositionEmbeddings,
   ...more,
 });
+
+/** A model that is sure of its words: fresh weights give near-ties between logits, and rounding must decide no id. */
+export function decided(config: ModelConfig): Model {
+  const model = Model.init(config, 1);
+  torch.noGrad(() => {
+    for (const { name, kind } of model.specs)
+      if (name === "lm_head.weight") model.parameter(name).mul_(50);
+      else if (kind === "matrix") model.parameter(name).mul_(2);
+  });
+  return model;
+}

@@ -8,7 +8,7 @@ import { dirname, join } from "node:path";
 const NEEDED_NODE = 26;
 
 // Torch allocates and frees the same big buffers at every step. By default glibc gives each back to the system and takes
-// 33,000 page faults a step to get them again; keeping them, on huge pages, makes a small step some 12 % faster. Above
+// tens of thousands of page faults a step to get them again; here they are kept, on huge pages. Above
 // 256 MiB a buffer still has its own mapping, so that weights and checkpoints do go back.
 const GLIBC_TUNABLES = [
   "glibc.malloc.mmap_threshold=268435456",

@@ -77,7 +77,7 @@ let loaded: Addon | undefined;
 /** The add-on, loaded (and built, where that is needed) at the first use of a tensor. */
 export function addon(): Addon {
   if (!loaded) {
-    loaded = loadAddon() as Addon;
+    loaded = loadAddon();
     loaded.setErrorFactory((code, found) => new TorchError(code, { found }));
   }
   return loaded;

@@ -1,7 +1,7 @@
 /**
  * The products of a step, in two ways.
  *
- * `fast`: whatever kernel is fastest for the number of rows. A row's result then depends on its mates in the last bits.
+ * `fast`: what training runs, in any dtype, on any device. A row's result may depend on its mates in the last bits.
  * `exact`: our own product (native/ops/gemm.h), whose sums run in one order whatever the other rows, the padding and the
  * threads: the same request gives the same bits alone or in a batch, cached or not, chunked or whole, preempted or not.
  * Attention over the cache (massif::mla_decode), norms, top-k and experts work row by row already.
