@@ -49,7 +49,7 @@ export async function pretrain(recipe: Recipe, options: PretrainOptions): Promis
   return { step, finished, bitsPerByte: evaluated.evalBitsPerByte as number | undefined };
 }
 
-function course(recipe: Recipe, { tokenizer, order, heldOut, documentName }: Corpus): Course<Batch, OrderState> {
+function course(recipe: Recipe, { tokenizer, order, heldOut, documentNames }: Corpus): Course<Batch, OrderState> {
   const { samples, seed, device, model, steps } = recipe;
   return {
     name: "pre-training",
@@ -60,9 +60,7 @@ function course(recipe: Recipe, { tokenizer, order, heldOut, documentName }: Cor
       const special = { eosTokenId: tokenizer.special.get("[EOS]") ?? null };
       return Model.init(ModelConfig.parse({ ...model, vocabSize: tokenizer.vocabSize, ...special }), seed, { device });
     },
-    documents: (batches) => [
-      ...new Set(batches.flatMap(({ origins }) => origins.flatMap(({ documents }) => documents)).map(documentName)),
-    ],
+    documents: (batches) => [...new Set(batches.flatMap(({ origins }) => origins.flatMap(documentNames)))],
     evaluate: (trainer) => evaluate(trainer, heldOut),
     facts: ({ evalBitsPerByte: bits }) => (typeof bits === "number" ? [`${bits.toFixed(3)} bits/byte held out`] : []),
     samples: {

@@ -73,6 +73,14 @@ export const Recipe = z.strictObject({
   ...trainingShape,
   data: DataConfig.describe("The text"),
   heldOut: SplitConfig.prefault({ fraction: 0.05 }).describe("What is kept apart for evaluation, by document"),
+  mix: z
+    .strictObject({
+      data: DataConfig,
+      share: z.number().gt(0).lt(1).describe("Of the rows"),
+    })
+    .nullable()
+    .default(null)
+    .describe("Text learned beside it; the tokenizer sees it too, none of it is held out"),
   tokenizer: z
     .strictObject({
       path: z.string().nullable().default(null).describe("A tokenizer file or folder; null trains one on the text"),
