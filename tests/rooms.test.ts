@@ -17,6 +17,7 @@ const ROOMS = [
   "worlds",
   "agent",
   "rl",
+  "story",
   "jobs",
   "corpus",
   "synthesis",

@@ -4,13 +4,12 @@ import { join } from "node:path";
 import { z } from "zod";
 import type { Trajectory } from "../chat/index.ts";
 import { count, MassifError, type Progress, writeJsonl } from "../common/index.ts";
-import { engineModel, openEngine } from "../engine/index.ts";
 import { loadModel, type Model } from "../model/index.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/index.ts";
 import { Checkpoints, SftRecipe, type SftResult, sft } from "../train/index.ts";
 import { DemonstrationConfig, demonstrate } from "./demonstrations.ts";
 import { rolloutSections } from "./report.ts";
-import { RolloutConfig, rollOut, type Score, successOf } from "./rollouts.ts";
+import { RolloutConfig, rollOut, type Score, successOf, withPlayer } from "./rollouts.ts";
 
 export const FinetuneRecipe = SftRecipe.extend({
   demonstrations: DemonstrationConfig.prefault({}).describe("What oracles show; no worlds, no demonstrations"),
@@ -108,18 +107,6 @@ async function make(
   stage.done(`${count(rewards.length)} episodes, ${((100 * good) / Math.max(1, rewards.length)).toFixed(0)} % succeed`);
 }
 
-/** Opens an engine over a model that trains: it stays the trainer's. Unenforced, because what is measured is the model. */
-async function withEngine<T>(
-  model: Model,
-  tokenizer: Tokenizer,
-  { template }: FinetuneRecipe,
-  { concurrency }: RolloutConfig,
-  use: (model: ReturnType<typeof engineModel>) => Promise<T>,
-): Promise<T> {
-  using engine = openEngine({ model, tokenizer, maxRunning: concurrency, tokenBudget: 2048 });
-  return await use(engineModel(engine, { template, enforce: false }));
-}
-
 async function evaluate(
   model: Model,
   tokenizer: Tokenizer,
@@ -128,7 +115,7 @@ async function evaluate(
   dir: string,
 ): Promise<Record<string, unknown>> {
   const { rollouts, template, seed } = recipe;
-  const { scores, trajectories } = await withEngine(model, tokenizer, recipe, rollouts, (player) =>
+  const { scores, trajectories } = await withPlayer(model, tokenizer, { template, ...rollouts }, (player) =>
     rollOut(player, rollouts, { seed }, { tokenizer, template }),
   );
   // A few of each world, to be read by people.
@@ -157,7 +144,7 @@ async function* ownSuccesses(
   const model = loadModel(folder, { device });
   try {
     const options = { tokenizer, template, ...(signal && { signal }) };
-    const { trajectories } = await withEngine(model, tokenizer, recipe, rounds.rollouts, (player) =>
+    const { trajectories } = await withPlayer(model, tokenizer, { template, ...rounds.rollouts }, (player) =>
       rollOut(player, { ...rounds.rollouts, worlds }, { seed, purpose: `round ${round}` }, options),
     );
     yield* trajectories.filter(({ reward }) => (reward?.total ?? 0) >= 1);

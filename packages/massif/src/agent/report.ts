@@ -68,12 +68,15 @@ function transcripts(dir: string, step: number): Section[] {
   const file = join(dir, `rollouts/step-${step}.jsonl`);
   if (!existsSync(file)) return [];
   const rows = readRows(file) as unknown as Trajectory[];
-  return rows.slice(0, 2).map((row) => ({
-    title: `${row.task?.world ?? "An episode"} at step ${step}: ${row.reward?.total ? "done" : "failed"}`,
-    kind: "transcript",
-    turns: row.messages.map((message) => ({ role: message.role, text: spoken(message) })),
-  }));
+  return rows.slice(0, 2).map((row) => transcript(row, `at step ${step}`));
 }
+
+/** An episode to be read. */
+export const transcript = ({ task, reward, messages }: Trajectory, when: string): Section => ({
+  title: `${task?.world ?? "An episode"} ${when}: ${reward?.total ? "done" : "failed"}`,
+  kind: "transcript",
+  turns: messages.map((message) => ({ role: message.role, text: spoken(message) })),
+});
 
 /** A message as people read it. */
 function spoken(message: Message): string {

@@ -1,8 +1,11 @@
 /** How well a model does in worlds: episodes on tasks of its own seeds, counted by what the tasks ask for. */
 import { z } from "zod";
-import type { Ended, Trajectory } from "../chat/index.ts";
+import type { Ended, TemplateName, Trajectory } from "../chat/index.ts";
 import { type Interval, wilson } from "../common/index.ts";
+import { engineModel, openEngine } from "../engine/index.ts";
 import type { LanguageModel } from "../llm/index.ts";
+import type { Model } from "../model/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
 import { type Environment, openEnvironment, WorldEnvironment } from "../worlds/index.ts";
 import { splitOf, taskSeed } from "./demonstrations.ts";
 import { type EpisodesOptions, type EpisodeTask, runEpisodes } from "./episodes.ts";
@@ -80,6 +83,17 @@ function opener(name: string, split: ReturnType<typeof splitOf>): () => Environm
   return first instanceof WorldEnvironment
     ? () => new WorldEnvironment(first.world, split)
     : () => openEnvironment(name, split);
+}
+
+/** An engine over weights that stay the caller's. Unenforced, because what is measured is the model. */
+export async function withPlayer<T>(
+  model: Model,
+  tokenizer: Tokenizer,
+  { template, concurrency }: { template: TemplateName; concurrency: number },
+  use: (player: LanguageModel) => Promise<T>,
+): Promise<T> {
+  using engine = openEngine({ model, tokenizer, maxRunning: concurrency, tokenBudget: 2048 });
+  return await use(engineModel(engine, { template, enforce: false }));
 }
 
 export const successOf = ({ wins, n }: Count): Interval => wilson(wins, n);

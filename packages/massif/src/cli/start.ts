@@ -1,49 +1,11 @@
 import { existsSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
-import { loadConfig, MassifError, nearest, Progress } from "../common/index.ts";
-import { pretrain, Recipe } from "../train/index.ts";
+import { join } from "node:path";
+import { MassifError, nearest, Progress } from "../common/index.ts";
+import { loadStory, STAGES, type Stage, tellStory } from "../story/index.ts";
 import { type Command, parse } from "./command.ts";
 import { interruptible } from "./interrupt.ts";
-import { modelFolder, recipesFolder } from "./paths.ts";
+import { recipesFolder } from "./paths.ts";
 import { findRecipe } from "./recipe.ts";
-
-const STAGES = ["pretrain", "sft", "rl"] as const;
-type Stage = (typeof STAGES)[number];
-
-interface StageOptions {
-  seed: string | undefined;
-  sets: string[];
-  dir: string;
-  /** The run folder of the stage before. */
-  before: string;
-  progress: Progress;
-  signal: AbortSignal;
-}
-
-/** What each stage runs; every stage goes on where it was interrupted. */
-const run: Record<Stage, (preset: string, options: StageOptions) => Promise<{ finished: boolean }>> = {
-  async pretrain(preset, { seed, sets, dir, progress, signal }) {
-    const file = findRecipe(preset);
-    const recipe = loadConfig(Recipe, file, [...sets, ...seedSet(seed)]);
-    progress.print(recipe.description);
-    return pretrain(recipe, { base: dirname(file), dir, resume: "auto", progress, signal });
-  },
-  async sft(_preset, { seed, dir, before, progress, signal }) {
-    const { FinetuneRecipe, finetune } = await import("../agent/index.ts");
-    const file = join(recipesFolder(), "speedrun/sft.json");
-    const recipe = loadConfig(FinetuneRecipe, file, [modelSet(before), ...seedSet(seed)]);
-    return finetune(recipe, { base: dirname(file), dir, resume: "auto", progress, signal });
-  },
-  async rl(_preset, { seed, dir, before, progress, signal }) {
-    const { gym, RlRecipe } = await import("../rl/index.ts");
-    const file = findRecipe("rl-ledger");
-    const recipe = loadConfig(RlRecipe, file, [modelSet(before), ...seedSet(seed)]);
-    return gym(recipe, { base: dirname(file), dir, resume: "auto", progress, signal });
-  },
-};
-
-const seedSet = (seed: string | undefined) => (seed === undefined ? [] : [`seed=${seed}`]);
-const modelSet = (folder: string) => `model=${JSON.stringify(resolve(modelFolder(folder)))}`;
 
 function readStages(text: string): Stage[] {
   const names = text === "all" ? [...STAGES] : text.split(",");
@@ -60,60 +22,63 @@ function readStages(text: string): Stage[] {
 }
 
 export const start: Command = {
-  summary: "the main job: text, tokenizer, a K2 model that learned it, samples and a report (npm start)",
-  help: `massif start [--stages S] [--preset RECIPE] [--seed N] [--run DIR] [--set a.b=c …]
+  summary: "the main job: from raw text to a model that calls tools, with a report of every stage (npm start)",
+  help: `massif start [--stages S] [--preset RECIPE] [--seed N] [--no-serve] [--run DIR] [--set STAGE.a.b=c …]
 
-Runs the speedrun recipe (or another preset) and goes on where an earlier start was interrupted.
-  --stages S   all, or some of pretrain,sft,rl (default pretrain): SFT on demonstrations of worlds, then reinforcement
-               learning on the ledger, each in a run folder of its own beside the first
-  --preset R   a pre-training recipe's name or file (default speedrun)
-  --seed N     another seed, in run folders of its own
-  --run DIR    the run folder (default runs/PRESET, or runs/PRESET-seed-N; stages after it add -sft and -rl)
-  --set a.b=c  change a key of the pre-training recipe
+Pre-training on real text mixed with text of worlds, SFT on demonstrations that are half wrong, reinforcement learning,
+and at every stage an evaluation on tasks never seen. Goes on where an earlier start was interrupted. At its end, in a
+terminal, it serves the model with a page where you play the user of a world.
+  --stages S   all (default), or some of pretrain,sft,rl
+  --preset R   a pre-training recipe's name or file (default speedrun); story.json, sft.json and rl.json beside it, if
+               they are there, are the other stages
+  --seed N     another seed, in a folder of its own
+  --no-serve   end after the report
+  --run DIR    the folder (default runs/PRESET, or runs/PRESET-seed-N), with a run folder for each stage in it
+  --set a.b=c  change a key of a stage (pretrain.steps=600, sft.epochs=2, rl.steps=20), of worldText or evaluation
 
 Example:
-  npm start -- --seed 2 --stages all`,
+  npm start -- --seed 2 --stages pretrain`,
   async run(args) {
     const { values } = parse(
       args,
       {
-        stages: { type: "string", default: "pretrain" },
+        stages: { type: "string", default: "all" },
         preset: { type: "string", default: "speedrun" },
         seed: { type: "string" },
+        "no-serve": { type: "boolean", default: false },
         run: { type: "string" },
         set: { type: "string", multiple: true, default: [] },
       },
       false,
     );
-    const { preset, seed, set: sets } = values;
     const stages = readStages(values.stages);
-    const name = loadConfig(Recipe, findRecipe(preset), sets).name;
-    const first = values.run ?? join("runs", seed === undefined ? name : `${name}-seed-${seed}`);
-    const folder = (stage: Stage) => (stage === "pretrain" ? first : `${first}-${stage}`);
-    const progress = new Progress();
-
-    const finished = await interruptible(async (signal) => {
-      for (const stage of stages) {
-        const dir = folder(stage);
-        if (existsSync(join(dir, "report.html")))
-          progress.print(`${dir} is there already; this goes on with it (remove the folder to begin again)`);
-        const before = stage === "rl" && existsSync(folder("sft")) ? folder("sft") : first;
-        const result = await run[stage](preset, { seed, sets, dir, before, progress, signal });
-        if (!result.finished) return false;
-      }
-      return true;
+    const seed = values.seed === undefined ? undefined : Number(values.seed);
+    if (seed !== undefined && !Number.isInteger(seed))
+      throw new MassifError("cli.usage", { found: `--seed ${values.seed}`, expected: "a whole number" });
+    const story = loadStory(findRecipe(values.preset), {
+      usual: join(recipesFolder(), "speedrun"),
+      ...{ sets: values.set, seed },
     });
-    progress.print(finished ? ending(stages.map(folder)) : "\nStopped. The same command goes on from here.");
-    return finished ? 0 : 1;
+    const { name, description } = story.pretrain.recipe;
+    const dir = values.run ?? join("runs", seed === undefined ? name : `${name}-seed-${seed}`);
+    const progress = new Progress();
+    progress.print(description);
+    if (existsSync(join(dir, "report.html")))
+      progress.print(`${dir} is there already; this goes on with it (remove the folder to begin again)`);
+    const finished = await interruptible((signal) => tellStory(story, { dir, stages, progress, signal }));
+    progress.print(finished ? ending(dir, stages) : "\nStopped. The same command goes on from here.");
+    if (!finished) return 1;
+    if (values["no-serve"] || !process.stdout.isTTY) return 0;
+    const { serve } = await import("./serve.ts");
+    return serve.run(["--model", dir, "--port", "0"]);
   },
 };
 
-const ending = (folders: string[]) => `
+const ending = (dir: string, stages: readonly Stage[]) => `
 Done. What there is now:
-${folders.map((dir) => `  ${dir}/report.html`).join("\n")}   curves and samples (report.md: the same as text)
-  ${folders.at(-1)}/checkpoints   the model, in Hugging Face layout
+  ${dir}/report.html   the table of all stages, transcripts before and after, every curve (report.md: the same as text)
+  ${stages.map((stage) => `${dir}/${stage}`).join(", ")}   run folders, with checkpoints in Hugging Face layout
 Next:
-  node_modules/.bin/massif generate --model ${folders[0]} --prompt "My fellow citizens,"
-  node_modules/.bin/massif serve --model ${folders.at(-1)}    OpenAI and Anthropic APIs, and a chat page
-  npm start -- --stages all                     then SFT and reinforcement learning on worlds
-  npm test                                      the proofs`;
+  node_modules/.bin/massif generate --model ${dir}/pretrain --prompt "My fellow citizens,"
+  node_modules/.bin/massif serve --model ${dir}    OpenAI and Anthropic APIs, and a page where you play the user
+  npm test                                         the proofs`;

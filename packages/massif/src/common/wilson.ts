@@ -12,5 +12,5 @@ export function wilson(wins: number, n: number, z = 1.959964): Interval {
   const denominator = 1 + z ** 2 / n;
   const centre = (p + z ** 2 / (2 * n)) / denominator;
   const half = (z / denominator) * Math.sqrt((p * (1 - p)) / n + z ** 2 / (4 * n ** 2));
-  return { value: p, low: Math.max(0, centre - half), high: Math.min(1, centre + half) };
+  return { value: p, low: wins ? Math.max(0, centre - half) : 0, high: wins < n ? Math.min(1, centre + half) : 1 };
 }

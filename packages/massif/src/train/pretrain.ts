@@ -49,17 +49,20 @@ export async function pretrain(recipe: Recipe, options: PretrainOptions): Promis
   return { step, finished, bitsPerByte: evaluated.evalBitsPerByte as number | undefined };
 }
 
+/** The weights that a recipe begins with. */
+export function freshModel({ model, seed, device }: Recipe, tokenizer: Tokenizer): Model {
+  const special = { eosTokenId: tokenizer.special.get("[EOS]") ?? null };
+  return Model.init(ModelConfig.parse({ ...model, vocabSize: tokenizer.vocabSize, ...special }), seed, { device });
+}
+
 function course(recipe: Recipe, { tokenizer, order, heldOut, documentNames }: Corpus): Course<Batch, OrderState> {
-  const { samples, seed, device, model, steps } = recipe;
+  const { samples, seed, steps } = recipe;
   return {
     name: "pre-training",
     tokenizer,
     order,
     steps,
-    fresh: () => {
-      const special = { eosTokenId: tokenizer.special.get("[EOS]") ?? null };
-      return Model.init(ModelConfig.parse({ ...model, vocabSize: tokenizer.vocabSize, ...special }), seed, { device });
-    },
+    fresh: () => freshModel(recipe, tokenizer),
     documents: (batches) => [...new Set(batches.flatMap(({ origins }) => origins.flatMap(documentNames)))],
     evaluate: (trainer) => evaluate(trainer, heldOut),
     facts: ({ evalBitsPerByte: bits }) => (typeof bits === "number" ? [`${bits.toFixed(3)} bits/byte held out`] : []),

@@ -1,6 +1,7 @@
 export type { Chart, Line, Point } from "./chart.ts";
 export { thin } from "./chart.ts";
 export * from "./checkpoints.ts";
+export { writeWhole } from "./disk.ts";
 export * from "./folder.ts";
 export type { Heatmap } from "./heatmap.ts";
 export * from "./provenance.ts";

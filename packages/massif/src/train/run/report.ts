@@ -2,6 +2,7 @@
  * A report as data, so that every stage (pre-training, SFT, RL) adds its sections and two renderers show them all:
  * report-md.ts as Markdown, report-html.ts as one page that needs no network.
  */
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Chart } from "./chart.ts";
 import { writeWhole } from "./disk.ts";
@@ -31,8 +32,15 @@ export type Section = { title: string; note?: string } & (
 /** A cell of a table; an interval shows its value with its bounds (a share with its Wilson interval). */
 export type Cell = string | number | { value: number; low: number; high: number };
 
-/** Writes report.md and report.html into `dir`. */
+/** Writes report.md, report.html, and report.json (the data itself) into `dir`. */
 export function writeReport(dir: string, data: ReportData): void {
+  writeWhole(fileOf(dir), JSON.stringify(data));
   writeWhole(join(dir, "report.md"), reportMarkdown(data));
   writeWhole(join(dir, "report.html"), reportHtml(data));
 }
+
+const fileOf = (dir: string) => join(dir, "report.json");
+
+/** The report that was written into `dir`. */
+export const readReport = (dir: string): ReportData | undefined =>
+  existsSync(fileOf(dir)) ? (JSON.parse(readFileSync(fileOf(dir), "utf8")) as ReportData) : undefined;
