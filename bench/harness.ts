@@ -136,7 +136,10 @@ export interface Comparison {
   name: string;
   ours: Side;
   theirs: Side;
-  peer: Peer;
+  /** The other process at work. */
+  peer: { readonly pid: number };
+  /** And more of them. */
+  pids?: readonly number[];
   /** What one repetition gets done, e.g. 2,048 tokens. */
   amount: number;
   unit: string;
@@ -166,8 +169,11 @@ export const TABLE = [
 ].join("\n");
 
 /** Compares two sides, prints a row of `TABLE`, and appends a JSON line where one is wanted. The first round warms up. */
-export async function alternate(settings: Settings, { name, ours, theirs, peer, amount, unit, more }: Comparison) {
-  const pids = [process.pid, peer.pid];
+export async function alternate(
+  settings: Settings,
+  { name, ours, theirs, peer, pids: others = [], amount, unit, more }: Comparison,
+) {
+  const pids = [process.pid, peer.pid, ...others];
   await ours();
   await theirs();
   for (const pid of pids) forgetPeak(pid);
