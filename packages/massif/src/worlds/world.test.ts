@@ -42,7 +42,7 @@ test.each([
     'balanc"',
     "account has no field 'balanc'; did you mean 'balance'?",
   ],
-  ['"version": 1', '"vresion": 1', "vresion", "unknown key 'vresion'; did you mean 'version'?"],
+  ['"version": 2', '"vresion": 2', "vresion", "unknown key 'vresion'; did you mean 'version'?"],
   ['"says": "refused"', '"says": "refusd"', "refusd", "no speech 'refusd'"],
   [
     '"evidence": [["called", "read", { "account": "$x" }]], "says": "refused"',
@@ -111,7 +111,7 @@ test.each(shippedWorlds())("%s is sound: every task proven, oracle 1, every expl
   const report = await examine(openWorld(name), 25);
   expect(report.problems).toEqual([]);
   expect(report.scores.find((s) => s.player === "oracle")?.success).toBe(1);
-  expect(report.scores).toHaveLength(13);
+  expect(report.scores).toHaveLength(14);
 });
 
 test("splits hold out names, wordings and pairs, each by itself", () => {
@@ -128,8 +128,9 @@ test("splits hold out names, wordings and pairs, each by itself", () => {
     const task = pairs.inside.task;
     expect(Object.keys(task.initial.account ?? {}).some((n) => heldout.includes(n))).toBe(false);
     if (!type.holdout) continue;
-    const balance = initial.account?.[String(vars.x)]?.balance as number;
-    expect((balance * 3 + Number(vars.amount)) % 5).toBe(0);
+    const balanceOf = (name: unknown) => initial.account?.[String(name)]?.balance as number;
+    const second = (vars.amount as number | undefined) ?? balanceOf(vars.y);
+    expect((balanceOf(vars.x) * 3 + second) % 5).toBe(0);
   }
 });
 
@@ -163,9 +164,8 @@ test("ledger: to read and then move the amount asked, uncompared, is no way to w
     });
     wins += verdict.reward;
   }
-  // 3/24 transfers, 2/24 "enough", and one in nine of the 6/24 "all" by luck: 0.236 expected.
-  // Another shortcut is not closed: read, then move (or tell) the whole balance scores 0.54 (2,000 seeds), since it
-  // solves "all" and "balance" outright.
+  // 6/46 transfers, 4/46 "enough", and one in nine of the 4/46 "all" by luck: 0.227 expected. The opposite, to move or
+  // tell whatever was read, is an exploit of every world (exploits.ts).
   expect(wins / 2000).toBeLessThanOrEqual(0.25);
 });
 
