@@ -67,9 +67,9 @@ function readFiles(): Map<string, StudioFile> {
   for (const name of readdirSync(page)) {
     const type = extname(name);
     const text = type in types || type === ".ts" ? readFileSync(join(page, name), "utf8") : "";
-    if (name === "index.html")
+    if (type === ".html")
       add(
-        "/",
+        name === "index.html" ? "/" : `/${name.slice(0, -".html".length)}`,
         type,
         text.replace("IMPORT_MAP", () => importMap),
       );

@@ -48,6 +48,10 @@ const commands: Record<string, { summary: string; load: () => Promise<Command> }
     summary: "the main job: text, tokenizer, a K2 model that learned it, samples and a report (npm start)",
     load: async () => (await import("./start.ts")).start,
   },
+  studio: {
+    summary: "run folders in the browser, as they grow: curves, experts, episodes",
+    load: async () => (await import("./studio.ts")).studio,
+  },
   tokenizer: {
     summary: "train a byte-level BPE vocabulary, encode text to ids, decode ids",
     load: async () => (await import("./tokenizer.ts")).tokenizer,

@@ -23,6 +23,7 @@ import {
 } from "./http.ts";
 import { readChat } from "./openai-chat.ts";
 import { responsesRoutes } from "./responses-routes.ts";
+import { runRoutes } from "./runs.ts";
 import { frame } from "./sse.ts";
 import { studioRoutes } from "./studio.ts";
 import { tokenRoutes } from "./tokens.ts";
@@ -102,6 +103,7 @@ export function createApp(given: AppOptions): Hono<Env> {
   responsesRoutes(hono, app);
   tokenRoutes(hono, app);
   adminRoutes(hono, app);
+  runRoutes(hono, app);
   return hono;
 }
 

@@ -19,6 +19,8 @@ export interface AppOptions {
   cors?: readonly string[];
   /** Weights may be loaded from folders under this one; without it the RL routes are off. */
   weightsRoot?: string;
+  /** Run folders, or folders that hold some, for the studio's run view. */
+  runs?: readonly string[];
   version?: string;
   /** Signs thinking. Default: another in each process. */
   secret?: string;
@@ -42,6 +44,7 @@ export const resolveOptions = (given: AppOptions): App => ({
   ignoreUnknown: false,
   debug: false,
   cors: [],
+  runs: [],
   version: "0.1.0",
   secret: randomUUID(),
   keepAlive: 15_000,
