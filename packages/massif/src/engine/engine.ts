@@ -9,10 +9,11 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { PagedCache } from "./cache.ts";
 import { Choice } from "./choice.ts";
 import { Generation } from "./generation.ts";
+import { lookUp, type Speculate } from "./lookup.ts";
 import type { Numerics } from "./numerics.ts";
 import { Pages } from "./pages.ts";
 import { checkRequest, type GenerateRequest } from "./request.ts";
-import { pickTokens } from "./sampler.ts";
+import { attempt, pickTokens, tellPrompt } from "./sampler.ts";
 import { type Job, type Plan, Scheduler, type SchedulerOptions } from "./scheduler.ts";
 import { Stepper } from "./step.ts";
 
@@ -21,6 +22,9 @@ export interface EngineOptions extends SchedulerOptions {
   /** Blocks of the cache, and positions of each. */
   cacheBlocks: number;
   blockSize: number;
+  /** Guesses tokens and verifies several in one step. In the exact mode the answers are the same to the bit; otherwise a
+   *  row may differ in its last bits from the same row alone. Default: no guesses. */
+  speculate?: Speculate;
   /** Draws the seeds of requests that bring none. */
   random: Random;
   /** Milliseconds, for the rates of `metrics`. */
@@ -48,6 +52,10 @@ export interface EngineMetrics {
   generatedTokens: number;
   requests: number;
   preemptions: number;
+  /** Steps that guessed for a sequence, tokens guessed, and those that were right. */
+  drafts: number;
+  draftTokens: number;
+  acceptedTokens: number;
   steps: number;
   /** Generated, over the last ten seconds. */
   tokensPerSecond: number;
@@ -61,6 +69,17 @@ interface Work {
   request: GenerateRequest;
   generation: Generation;
   choices: Choice[];
+}
+
+/** A place where a choice goes on: from a row of logits, and from guesses as long as they are right. */
+interface Turn {
+  work: Work;
+  choice: Choice;
+  row: number;
+  slice: number;
+  draft: readonly number[];
+  /** Guesses that were right so far. */
+  right: number;
 }
 
 const RATE_WINDOW = 10_000;
@@ -78,7 +97,7 @@ export class Engine implements Disposable {
   readonly #never: Tensor | undefined;
   readonly #work = new Map<Job, Work>();
   readonly #recent: { at: number; tokens: number }[] = [];
-  readonly #counts = { generated: 0, requests: 0, steps: 0 };
+  readonly #counts = { generated: 0, requests: 0, steps: 0, drafts: 0, draftTokens: 0, acceptedTokens: 0 };
   #version = 0;
   #paused = false;
   #looping = false;
@@ -120,12 +139,15 @@ export class Engine implements Disposable {
     checkRequest(request, this.model.config, this.tokenizer !== undefined);
     request.signal?.throwIfAborted();
     const { prompt, n = 1, maxTokens, seed = this.#options.random.uint32(), promptLogprobs } = request;
-    const choices = Array.from({ length: n }, (_, i) => new Choice(request, i, seed, this.tokenizer));
-    const { client, salt } = request;
-    const options = { client, salt, maxTokens, width: n, fresh: promptLogprobs };
+    const { vocabSize } = this.model.config;
+    const choices = Array.from({ length: n }, (_, i) => new Choice(request, i, seed, this.tokenizer, vocabSize));
+    const { client, salt, priority } = request;
+    const options = { client, salt, priority, maxTokens, width: n, fresh: promptLogprobs };
     const job = this.#scheduler.submit(Array.from(prompt), options);
     const generation = new Generation(seed, prompt.length, () => this.#cancel(generation), request.signal);
+    Object.assign(generation.trace, { arrived: this.#options.now(), masks: choices.map(({ masks }) => masks) });
     if (promptLogprobs) generation.promptLogprobs = new Float32Array(prompt.length).fill(NaN);
+    if (request.topPromptLogprobs !== undefined) generation.promptTokensSeen = [];
     this.#work.set(job, { job, request, generation, choices });
     this.#counts.requests++;
     this.#wake();
@@ -195,6 +217,9 @@ export class Engine implements Disposable {
       generatedTokens: this.#counts.generated,
       requests: this.#counts.requests,
       preemptions: counts.preemptions,
+      drafts: this.#counts.drafts,
+      draftTokens: this.#counts.draftTokens,
+      acceptedTokens: this.#counts.acceptedTokens,
       steps: this.#counts.steps,
       tokensPerSecond: tokens ? (1000 * tokens) / span : 0,
       version: this.#version,
@@ -220,7 +245,7 @@ export class Engine implements Disposable {
 
   /** One step, and the next one after the event loop's turn. */
   #turn(): void {
-    const plan = this.#paused || this.#disposed ? undefined : this.#scheduler.next();
+    const plan = this.#paused || this.#disposed ? undefined : this.#scheduler.next((job) => this.#guess(job));
     if (!plan) {
       this.#looping = false;
       this.#settle();
@@ -245,15 +270,29 @@ export class Engine implements Disposable {
     this.#drained = undefined;
   }
 
-  #step({ copies, slices }: Plan): void {
+  /** Tokens that may follow a sequence: those that its grammar leaves no choice about, or what followed before. */
+  #guess(job: Job): readonly number[] {
+    const { speculate } = this.#options;
+    const [choice, other] = this.#work.get(job)?.choices ?? [];
+    if (!speculate || !choice?.count || other) return [];
+    const most = Math.min(speculate.max, choice.request.maxTokens - choice.count - 1);
+    if (most < 1) return [];
+    const forced = choice.forced(most);
+    return forced.length ? forced : lookUp(job.seq.tokens, { ...speculate, max: most });
+  }
+
+  #step(plan: Plan): void {
+    const { copies, slices } = plan;
     this.#cache.copy(copies);
     const works = slices.map(({ job }) => this.#work.get(job)!);
-    const stretches = slices.map(({ job: { seq }, from, to }, i) => ({
-      tokens: seq.tokens.slice(from, to),
+    const now = this.#options.now();
+    for (const { generation, job } of works) generation.began(now, job, this.#options.blockSize);
+    const stretches = slices.map(({ job: { seq }, from, to, draft }, i) => ({
+      tokens: draft.length ? [...seq.tokens.slice(from), ...draft] : seq.tokens.slice(from, to),
       start: from,
       blocks: seq.blocks,
       logits:
-        works[i]!.generation.promptLogprobs && from < works[i]!.generation.promptTokens
+        draft.length || (works[i]!.generation.promptLogprobs && from < works[i]!.generation.promptTokens)
           ? ("all" as const)
           : to === seq.tokens.length
             ? ("last" as const)
@@ -262,54 +301,73 @@ export class Engine implements Disposable {
     using _ = torch.scope();
     const experts = works.some(({ request }) => request.experts);
     const result = this.#stepper.step(stretches, { experts });
-    this.#scheduler.commit({ copies, slices });
+    this.#scheduler.commit(plan);
     this.#counts.steps++;
     const { logits } = result;
     if (!logits) return;
 
-    // The row of logits of each slice's last token, and the choices that go on from it.
-    const picks: { work: Work; choice: Choice; row: number; slice: number }[] = [];
+    // The row of logits of each slice's last known token, and the choices that go on from it.
+    const turns: Turn[] = [];
     let row = 0;
-    for (const [i, { job, from, to }] of slices.entries()) {
+    for (const [i, { job, from, to, draft }] of slices.entries()) {
       const work = works[i]!;
-      const { generation } = work;
-      if (!generation.cachedTokens) generation.cachedTokens = job.cached;
       if (stretches[i]!.logits === "none") continue;
-      if (stretches[i]!.logits === "all") {
-        this.#tellPrompt(generation, logits.narrow(0, row, to - from), job.seq.tokens, from);
+      if (stretches[i]!.logits === "all" && !draft.length) {
+        tellPrompt(work.generation, logits.narrow(0, row, to - from), job.seq.tokens, from, work.request);
         row += to - from - 1;
       }
-      if (to === job.seq.tokens.length) for (const choice of work.choices) picks.push({ work, choice, row, slice: i });
-      row++;
+      if (to - draft.length === job.seq.tokens.length)
+        for (const choice of work.choices) turns.push({ work, choice, row, slice: i, draft, right: 0 });
+      row += 1 + draft.length;
     }
-    const ready = picks.filter(({ choice }) => choice.request.maxTokens > 0);
-    for (const { work } of picks) if (work.request.maxTokens === 0) this.#finish(work, []);
-    if (!ready.length) return;
+    for (const { work } of turns) if (work.request.maxTokens === 0) this.#finish(work, []);
     const chosen = result.experts && expertsOf(result.experts.chosen);
-    const tokens = pickTokens(logits, ready, this.#never);
-    const goOn = new Map<Work, { choice: Choice; id: number }[]>();
-    for (const [i, { work, choice, slice }] of ready.entries()) {
-      const token = tokens[i]!;
-      if (!goOn.has(work)) goOn.set(work, []);
-      if (token instanceof Error) {
-        this.#fail(work.generation, token);
-        continue;
-      }
-      if (work.generation.ended) continue;
-      const { text, finish } = choice.say(token.id);
+    const expertsAt = ({ slice, draft, right }: Turn) => {
       const { from, to } = slices[slice]!;
-      work.generation.push({
-        choice: choice.index,
-        text,
-        ...token,
-        ...(work.request.experts && chosen && { experts: chosen(result.experts!.rows[slice]! + to - from - 1) }),
-        version: this.#version,
-        ...(finish && { finish }),
-      });
-      if (!finish) goOn.get(work)!.push({ choice, id: token.id });
+      return chosen!(result.experts!.rows[slice]! + to - from - 1 - draft.length + right);
+    };
+    // What is told of tokens that may not come is the model's own: the first round changes the logits.
+    const told = this.#never && turns.some(({ draft }) => draft.length) ? logits.clone() : logits;
+    const goOn = new Map<Work, { choice: Choice; id: number }[]>();
+    let round = turns.filter(({ choice }) => choice.request.maxTokens > 0);
+    while (round.length) {
+      const tokens = pickTokens(logits, round, this.#never, told);
+      this.#count(round.length);
+      const next: Turn[] = [];
+      for (const [i, turn] of round.entries()) {
+        const { work, choice, draft, right } = turn;
+        const token = tokens[i]!;
+        if (!goOn.has(work)) goOn.set(work, []);
+        if (work.generation.ended) continue;
+        const said = token instanceof Error ? token : attempt(() => choice.say(token.id));
+        if (token instanceof Error || said instanceof Error) {
+          this.#fail(work.generation, said);
+          continue;
+        }
+        const { text, finish } = said;
+        const experts = work.request.experts && chosen && { experts: expertsAt(turn) };
+        const version = this.#version;
+        work.generation.push(
+          { choice: choice.index, text, ...token, ...experts, version, ...(finish && { finish }) },
+          this.#options.now(),
+        );
+        if (finish) continue;
+        if (draft[right] === token.id) {
+          work.job.seq.tokens.push(token.id);
+          next.push({ ...turn, row: turn.row + 1, right: right + 1 });
+        } else goOn.get(work)!.push({ choice, id: token.id });
+      }
+      round = next;
     }
-    this.#count(ready.length);
+    for (const { work, draft } of turns) if (draft.length && !work.generation.ended) this.#accept(work.job, draft);
     for (const [work, alive] of goOn) if (!work.generation.ended) this.#finish(work, alive);
+  }
+
+  /** The guesses that were right are computed. */
+  #accept(job: Job, draft: readonly number[]): void {
+    this.#counts.drafts++;
+    this.#counts.draftTokens += draft.length;
+    this.#counts.acceptedTokens += this.#scheduler.accept(job);
   }
 
   /** What becomes of a job after a token: its first living choice keeps it, the others get forks; without any it ends. */
@@ -329,20 +387,8 @@ export class Engine implements Disposable {
     }
     this.#work.delete(job);
     this.#scheduler.end(job);
-    if (![...this.#work.values()].some((other) => other.generation === generation)) generation.end();
-  }
-
-  /** Log-probabilities of the prompt's tokens after `from`, from the logits of rows from `from` on. */
-  #tellPrompt(generation: Generation, logits_TC: Tensor, tokens: readonly number[], from: number): void {
-    const n = Math.min(logits_TC.shape[0]!, generation.promptTokens - 1 - from);
-    if (n <= 0) return;
-    using _ = torch.scope();
-    const next = torch.tensor(BigInt64Array.from(tokens.slice(from + 1, from + 1 + n), BigInt), {
-      shape: [n, 1],
-      device: logits_TC.device,
-    });
-    const told = logits_TC.narrow(0, 0, n).log_softmax(-1).gather(1, next).toTypedArray() as Float32Array;
-    generation.promptLogprobs!.set(told, from + 1);
+    if (![...this.#work.values()].some((other) => other.generation === generation))
+      generation.end(undefined, this.#options.now());
   }
 
   #cancel(generation: Generation): void {

@@ -61,7 +61,8 @@ export class Pages {
 
   /** Blocks missing before tokens up to `end` can be written. */
   missing(seq: Sequence, end: number): number {
-    return this.blocksFor(end) - seq.blocks.length + (this.#shared(seq) ? 1 : 0);
+    // Guesses that were wrong leave blocks to spare.
+    return Math.max(0, this.blocksFor(end) - seq.blocks.length) + (this.#shared(seq) ? 1 : 0);
   }
 
   /** Room for tokens up to `end`; a last block that others hold too is left to them, its content to be copied first.

@@ -19,12 +19,22 @@ export interface GenerateRequest extends SamplingOptions {
   stop?: readonly string[];
   /** Tokens that end a choice; they are its last token, without text. */
   stopIds?: readonly number[];
+  /** The stop string is a part of the text that it ends. */
+  includeStop?: boolean;
+  /** Only these tokens come. */
+  allowedIds?: readonly number[];
+  /** Texts that no choice says, as the tokens that spell them (vLLM's rule: a text spelled otherwise is not found). */
+  badWords?: readonly string[];
+  /** Bounds reasoning: after so many tokens of it comes its end token. */
+  thinking?: Thinking;
   /** Every choice is an answer of this grammar, complete within `maxTokens`. */
   grammar?: Grammar;
   /** Tells this many of the likeliest at each place. */
   topLogprobs?: number;
   /** Tells the log-probability of every token of the prompt. It then finds no prefix: all of it is computed. */
   promptLogprobs?: boolean;
+  /** Beside it, this many of the likeliest at each place of the prompt. */
+  topPromptLogprobs?: number;
   /** Tells the experts of every layer. */
   experts?: boolean;
   /** Leaves out of texts what `skipSpecial` of the decoder leaves out. Default true. */
@@ -33,13 +43,32 @@ export interface GenerateRequest extends SamplingOptions {
   client?: string;
   /** Prefixes are found only by requests with the same salt. */
   salt?: string;
+  /** Lower goes first, whoever asks. Default 0. */
+  priority?: number;
   signal?: AbortSignal;
+}
+
+/** Reasoning stands between two tokens. */
+export interface Thinking {
+  /** Tokens between them. */
+  budget: number;
+  begin: number;
+  end: number;
+  /** The prompt ends inside of it. */
+  open: boolean;
 }
 
 export interface Likely {
   id: number;
   /** Natural, of the model's own distribution: temperature 1, nothing masked, biased or penalized. */
   logprob: number;
+}
+
+/** A token of the prompt as the model saw it coming. */
+export interface PromptToken extends Likely {
+  /** Its place among all tokens, from 1. */
+  rank: number;
+  top: Likely[];
 }
 
 /** One token of a choice, as it comes. */
@@ -83,6 +112,9 @@ export function checkRequest(request: GenerateRequest, config: ModelConfig, hasT
   whole("topK", request.topK ?? 1, 1);
   whole("topLogprobs", request.topLogprobs ?? 0, 0);
   between("topLogprobs", request.topLogprobs, 0, config.vocabSize);
+  between("topPromptLogprobs", request.topPromptLogprobs, 0, config.vocabSize);
+  whole("thinking.budget", request.thinking?.budget ?? 0, 0);
+  if (!Number.isSafeInteger(request.priority ?? 0)) throw refuse(`priority is ${request.priority}`, "a whole number");
   between("temperature", request.temperature, 0, 1e6);
   between("topP", request.topP, 0, 1);
   between("minP", request.minP, 0, 1);
@@ -95,6 +127,11 @@ export function checkRequest(request: GenerateRequest, config: ModelConfig, hasT
   if (bad !== undefined) throw refuse(`token ${bad} in the prompt`, `ids from 0 to ${config.vocabSize - 1}`);
   for (const [id, bias] of request.logitBias ?? [])
     if (!inside(id) || Number.isNaN(bias)) throw refuse(`logitBias of ${bias} for token ${id}`, "a number for a token");
+  const strange = [...(request.stopIds ?? []), ...(request.allowedIds ?? [])].find((id) => !inside(id));
+  if (strange !== undefined)
+    throw refuse(`token ${strange} in stopIds or allowedIds`, `ids from 0 to ${config.vocabSize - 1}`);
+  if (request.allowedIds && !request.allowedIds.length) throw refuse("no allowed token", "at least one in allowedIds");
+  if (request.badWords?.length && !hasTokenizer) throw refuse("bad words", "an engine with a tokenizer");
   if (stop?.length && !hasTokenizer) throw refuse("stop strings", "an engine with a tokenizer");
   if (stop?.includes("")) throw refuse("an empty stop string", "texts");
   if (grammar && grammar.vocabulary.vocabSize !== config.vocabSize)

@@ -5,7 +5,8 @@
 import { type Tensor, torch } from "@massif/torch";
 import type { Choice as Drawn } from "../model/index.ts";
 import type { Choice } from "./choice.ts";
-import type { Likely } from "./request.ts";
+import type { Generation } from "./generation.ts";
+import type { GenerateRequest, Likely } from "./request.ts";
 
 export interface Pick {
   choice: Choice;
@@ -19,11 +20,16 @@ export interface Picked extends Likely {
 }
 
 /** The token of each pick from logits float32 [rows, C], or the error that kept it from being drawn. `never` (int64) are
- *  tokens that may not come: the logits are changed, the log-probabilities told are not. */
-export function pickTokens(logits_NC: Tensor, picks: readonly Pick[], never?: Tensor): (Picked | Error)[] {
+ *  tokens that may not come: the logits are changed, the log-probabilities told (of `told_NC`) are not. */
+export function pickTokens(
+  logits_NC: Tensor,
+  picks: readonly Pick[],
+  never?: Tensor,
+  told_NC = logits_NC,
+): (Picked | Error)[] {
   using _ = torch.scope();
   const logprobs_MC = rowsOf(
-    logits_NC,
+    told_NC,
     picks.map(({ row }) => row),
   ).log_softmax(-1);
   if (never) logits_NC.index_fill_(1, never, -Infinity);
@@ -81,7 +87,32 @@ function likeliest(logprobs_C: Tensor, n: number): Likely[] {
   return at.map((id, i) => ({ id, logprob: logprobs[i]! }));
 }
 
-function attempt(work: () => Drawn): Drawn | Error {
+/** Log-probabilities of the prompt's tokens after `from`, from the logits of rows from `from` on. */
+export function tellPrompt(
+  generation: Generation,
+  logits_TC: Tensor,
+  tokens: readonly number[],
+  from: number,
+  { topPromptLogprobs }: GenerateRequest,
+): void {
+  const n = Math.min(logits_TC.shape[0]!, generation.promptTokens - 1 - from);
+  if (n <= 0) return;
+  using _ = torch.scope();
+  const ids = tokens.slice(from + 1, from + 1 + n);
+  const next_T1 = torch.tensor(BigInt64Array.from(ids, BigInt), { shape: [n, 1], device: logits_TC.device });
+  const logprobs_TC = logits_TC.narrow(0, 0, n).log_softmax(-1);
+  const own_T1 = logprobs_TC.gather(1, next_T1);
+  const told = own_T1.toTypedArray() as Float32Array;
+  generation.promptLogprobs!.set(told, from + 1);
+  if (topPromptLogprobs === undefined) return;
+  const above = logprobs_TC.gt(own_T1).sum(-1).toArray();
+  for (const [i, id] of ids.entries()) {
+    const top = topPromptLogprobs ? likeliest(logprobs_TC.select(0, i), topPromptLogprobs) : [];
+    generation.promptTokensSeen![from + 1 + i] = { id, logprob: told[i]!, rank: 1 + above[i]!, top };
+  }
+}
+
+export function attempt<T>(work: () => T): T | Error {
   try {
     return work();
   } catch (error) {

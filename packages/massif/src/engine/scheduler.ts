@@ -4,9 +4,9 @@
  * As in vLLM there is no phase of prefill and none of decoding: a sequence has known tokens and computed ones, and a step
  * hands out its token budget to close the gaps. First those one token behind (they are decoding, and a long prompt never
  * holds them up), then prompts in chunks, then waiting sequences. Waiting ones go first come first served within a client;
- * the client with the fewest running goes first. Where blocks run out the last to have come is sent back to wait: its
- * blocks go, its tokens stay and are computed again, or found. A prompt and all it may become fit the cache alone, so the
- * first to have come always gets on.
+ * the client with the fewest running goes first; a more urgent priority goes before all that. Where blocks run out the
+ * last to have come of the least urgent is sent back to wait: its blocks go, its tokens stay and are computed again, or
+ * found. A prompt and all it may become fit the cache alone, so the first to have come of the most urgent always gets on.
  */
 import { MassifError } from "../common/index.ts";
 import { type Copy, type Pages, type Sequence, sequence } from "./pages.ts";
@@ -23,6 +23,8 @@ export interface SchedulerOptions {
 export interface Job {
   /** Order of arrival. */
   readonly order: number;
+  /** Lower goes first, and is the last to make room. */
+  readonly priority: number;
   readonly client: string;
   /** Sequences that it will split into when its prompt is computed. */
   width: number;
@@ -33,10 +35,13 @@ export interface Job {
   started: boolean;
   /** Tokens of its prompt that were found in the cache when it first ran. */
   cached: number;
+  /** Times that it was sent back to wait. */
+  preemptions: number;
 }
 
 export interface JobOptions {
   client?: string | undefined;
+  priority?: number | undefined;
   width?: number;
   fresh?: boolean | undefined;
   salt?: string | undefined;
@@ -44,11 +49,12 @@ export interface JobOptions {
   maxTokens: number;
 }
 
-/** Compute tokens [from, to) of a job's sequence. */
+/** Compute tokens [from, to) of a job's sequence; the last of them are guesses, which it does not hold yet. */
 export interface Slice {
   job: Job;
   from: number;
   to: number;
+  draft: readonly number[];
 }
 
 export interface Plan {
@@ -59,7 +65,7 @@ export interface Plan {
 export class Scheduler {
   readonly pages: Pages;
   readonly options: SchedulerOptions;
-  /** In order of arrival. */
+  /** By priority, then in order of arrival. */
   readonly #running: Job[] = [];
   readonly #waiting: Job[] = [];
   #arrived = 0;
@@ -86,7 +92,8 @@ export class Scheduler {
   }
 
   /** Takes up a sequence. Throws `engine.queue-full`, and `engine.too-long` for what the cache cannot hold. */
-  submit(tokens: Iterable<number>, { client = "", width = 1, fresh = false, salt = "", maxTokens }: JobOptions): Job {
+  submit(tokens: Iterable<number>, given: JobOptions): Job {
+    const { client = "", priority = 0, width = 1, fresh = false, salt = "", maxTokens } = given;
     const { maxRunning, maxWaiting } = this.options;
     const seq = sequence(tokens, salt);
     const most = this.pages.pool.count * this.pages.blockSize;
@@ -104,22 +111,29 @@ export class Scheduler {
         expected: `fewer than ${maxWaiting}`,
         fix: "try again later",
       });
-    const job: Job = { order: this.#arrived++, client, width, seq, fresh, started: false, cached: 0 };
-    this.#waiting.push(job);
+    const state = { started: false, cached: 0, preemptions: 0 };
+    const job: Job = { order: this.#arrived++, priority, client, width, seq, fresh, ...state };
+    place(job, this.#waiting);
     return job;
   }
 
-  /** The next step; undefined when there is nothing to compute. Every plan is followed by `commit`. */
-  next(): Plan | undefined {
+  /** The next step; undefined when there is nothing to compute. Every plan is followed by `commit`. `guess` tells what may
+   *  follow a sequence that is one token behind: computed with it where budget and blocks are left. */
+  next(guess: (job: Job) => readonly number[] = () => []): Plan | undefined {
     const plan: Plan = { copies: [], slices: [] };
     let budget = this.options.tokenBudget;
     const gap = ({ seq }: Job) => seq.tokens.length - seq.computed;
     const decoding = this.#running.filter((job) => gap(job) === 1);
     const prompted = this.#running.filter((job) => gap(job) > 1);
+    // Guesses take no one's turn.
+    let spare = budget - decoding.length;
     for (const job of [...decoding, ...prompted]) {
       // It may have been sent back to wait for the sake of one before it.
       if (!budget || !this.#running.includes(job)) continue;
-      budget = this.#advance(job, budget, plan);
+      const behind = decoding.includes(job);
+      const draft = behind && spare > 0 ? guess(job).slice(0, spare) : [];
+      spare -= draft.length;
+      budget = this.#advance(job, budget, plan, draft);
     }
     while (budget > 0) {
       const job = this.#candidate();
@@ -131,13 +145,20 @@ export class Scheduler {
 
   /** The plan was carried out. */
   commit({ slices }: Plan): void {
-    for (const { job, to } of slices) this.pages.commit(job.seq, to);
+    for (const { job, to, draft } of slices) this.pages.commit(job.seq, to - draft.length);
+  }
+
+  /** Guesses that were right are tokens of the sequence now, and computed. Returns how many. */
+  accept({ seq }: Job): number {
+    const right = seq.tokens.length - seq.computed;
+    this.pages.commit(seq, seq.tokens.length);
+    return right;
   }
 
   /** A second job over the blocks of a running one, whose prompt is computed. It runs at once. */
   fork(job: Job): Job {
     const copy: Job = { ...job, order: this.#arrived++, width: 1, seq: this.pages.fork(job.seq) };
-    this.#running.push(copy);
+    place(copy, this.#running);
     return copy;
   }
 
@@ -151,17 +172,19 @@ export class Scheduler {
   }
 
   /** Gives a job as many tokens as there is budget and room; returns the budget left. */
-  #advance(job: Job, budget: number, plan: Plan): number {
+  #advance(job: Job, budget: number, plan: Plan, draft: readonly number[] = []): number {
     const { seq } = job;
-    const to = Math.min(seq.tokens.length, seq.computed + budget);
+    const to = Math.min(seq.tokens.length + draft.length, seq.computed + budget);
     for (;;) {
       const copies = this.pages.reserve(seq, to);
       if (copies) {
         plan.copies.push(...copies);
-        plan.slices.push({ job, from: seq.computed, to });
+        plan.slices.push({ job, from: seq.computed, to, draft });
         return budget - (to - seq.computed);
       }
-      const last = this.#running.reduce((a, b) => (b.order > a.order ? b : a));
+      // No one makes room for guesses.
+      if (draft.length) return this.#advance(job, budget, plan);
+      const last = this.#running.at(-1)!;
       const at = plan.slices.findIndex((slice) => slice.job === last);
       if (at >= 0) {
         const [{ from, to: end }] = plan.slices.splice(at, 1) as [Slice];
@@ -175,20 +198,22 @@ export class Scheduler {
   #preempt(job: Job): void {
     this.pages.release(job.seq);
     this.#running.splice(this.#running.indexOf(job), 1);
-    const at = this.#waiting.findIndex((other) => other.order > job.order);
-    this.#waiting.splice(at < 0 ? this.#waiting.length : at, 0, job);
+    place(job, this.#waiting);
+    job.preemptions++;
     this.counts.preemptions++;
   }
 
-  /** Whose turn it is: what has run before goes first. */
+  /** Whose turn it is: of the most urgent, what has run before goes first. */
   #candidate(): Job | undefined {
-    const again = this.#waiting.find((job) => job.started);
-    if (again || this.draining) return again;
+    if (this.draining) return this.#waiting.find((job) => job.started);
+    const [urgent] = this.#waiting;
+    const equals = this.#waiting.filter((job) => job.priority === urgent!.priority);
+    const again = equals.find((job) => job.started);
+    if (again) return again;
     const load = new Map<string, number>();
     for (const { client, width } of this.#running) load.set(client, (load.get(client) ?? 0) + width);
     let best: Job | undefined;
-    for (const job of this.#waiting)
-      if (!best || (load.get(job.client) ?? 0) < (load.get(best.client) ?? 0)) best = job;
+    for (const job of equals) if (!best || (load.get(job.client) ?? 0) < (load.get(best.client) ?? 0)) best = job;
     return best;
   }
 
@@ -211,8 +236,16 @@ export class Scheduler {
     }
     job.started = true;
     this.#waiting.splice(this.#waiting.indexOf(job), 1);
-    const at = this.#running.findIndex((other) => other.order > job.order);
-    this.#running.splice(at < 0 ? this.#running.length : at, 0, job);
+    place(job, this.#running);
     return true;
   }
+}
+
+/** Whether one job goes before another where both could go. */
+const before = (a: Job, b: Job): boolean => (a.priority === b.priority ? a.order < b.order : a.priority < b.priority);
+
+/** Puts a job in its place among others. */
+function place(job: Job, into: Job[]): void {
+  const at = into.findIndex((other) => before(job, other));
+  into.splice(at < 0 ? into.length : at, 0, job);
 }

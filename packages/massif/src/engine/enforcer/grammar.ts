@@ -186,11 +186,11 @@ export class Matcher {
   }
 
   /** The tokens that must come next, as long as there is no choice: they need no step of the model. */
-  forced(): number[] {
+  forced(most = Infinity): number[] {
     const ahead = this.fork();
     const ids: number[] = [];
     for (;;) {
-      const id = only(ahead.mask());
+      const id = ids.length < most ? only(ahead.mask()) : -1;
       if (id < 0) return ids;
       ids.push(id);
       ahead.accept(id);

@@ -38,6 +38,8 @@ export class Masks {
   readonly #shared: Map<string, Local>;
   readonly #groups = new Map<State, ReadonlyMap<State, TokenSet>>();
   readonly #path: State[] = [];
+  /** Masks and groups that were not remembered. */
+  readonly counts = { computed: 0 };
 
   constructor(machine: Machine, trie: Trie, controls: readonly number[]) {
     this.#machine = machine;
@@ -51,6 +53,7 @@ export class Masks {
   of(state: State): Mask {
     const known = this.#masks.get(state);
     if (known) return known;
+    this.counts.computed++;
     const set = new Collector(this.trie.vocabSize);
     for (const { frame, below } of state.configs) if (frame) this.#through(frame, below!, set);
     this.#controls.forEach((id, k) => {
@@ -71,6 +74,7 @@ export class Masks {
   groups(state: State): ReadonlyMap<State, TokenSet> {
     const known = this.#groups.get(state);
     if (known) return known;
+    this.counts.computed++;
     const sets = new Map<State, Collector>();
     const { from, tokens } = this.trie;
     const add = (id: number, to: State) => {
