@@ -16,6 +16,7 @@ import {
   type Ctx,
   type Env,
   errorResponse,
+  keyOf,
   leaving,
   modelIn,
   resolveOptions,
@@ -25,6 +26,7 @@ import { readChat } from "./openai-chat.ts";
 import { responsesRoutes } from "./responses-routes.ts";
 import { runRoutes } from "./runs.ts";
 import { frame } from "./sse.ts";
+import { stateRoutes } from "./state.ts";
 import { studioRoutes } from "./studio.ts";
 import { tokenRoutes } from "./tokens.ts";
 
@@ -33,7 +35,7 @@ const open = new Set(["/health", "/ping", "/version"]);
 
 export function createApp(given: AppOptions): Hono<Env> {
   const app = resolveOptions(given);
-  const { service, keys } = app;
+  const { service } = app;
   const hono = new Hono<Env>();
   studioRoutes(hono);
 
@@ -46,7 +48,7 @@ export function createApp(given: AppOptions): Hono<Env> {
     if (c.req.method === "OPTIONS" && allowed) c.res = new Response(null, { status: 204 });
     else {
       try {
-        if (!open.has(c.req.path)) c.set("key", keys.of(c.req.raw.headers));
+        if (!open.has(c.req.path)) c.set("key", keyOf(c, app));
         await next();
       } catch (error) {
         c.res = errorResponse(c, app, error);
@@ -103,6 +105,7 @@ export function createApp(given: AppOptions): Hono<Env> {
   responsesRoutes(hono, app);
   tokenRoutes(hono, app);
   adminRoutes(hono, app);
+  stateRoutes(hono, app);
   runRoutes(hono, app);
   return hono;
 }

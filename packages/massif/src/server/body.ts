@@ -8,9 +8,16 @@ export interface BodyLimits {
   maxBytes: number;
   /** Levels of lists and objects. */
   maxDepth: number;
+  /** Bytes of a file that is uploaded (Moonshot's 100 MB), files of a key, bytes of all files. */
+  fileBytes: number;
+  files: number;
+  allFileBytes: number;
 }
 
-export const bodyLimits: BodyLimits = { maxBytes: 8 << 20, maxDepth: 64 };
+export const bodyLimits: BodyLimits = {
+  ...{ maxBytes: 8 << 20, maxDepth: 64 },
+  ...{ fileBytes: 100 << 20, files: 1000, allFileBytes: 10 * 2 ** 30 },
+};
 
 /** The JSON object that a request carries. Throws 400, 413, 415. */
 export async function readJson(request: Request, limits: BodyLimits): Promise<Record<string, unknown>> {
@@ -30,7 +37,7 @@ export async function readJson(request: Request, limits: BodyLimits): Promise<Re
   return value as Record<string, unknown>;
 }
 
-async function readBytes(request: Request, most: number): Promise<Uint8Array> {
+export async function readBytes(request: Request, most: number): Promise<Uint8Array> {
   const tooLarge = () => new ApiError(413, `the body has more than ${most} bytes`, { code: "request_too_large" });
   if (Number(request.headers.get("content-length") ?? 0) > most) throw tooLarge();
   if (!request.body) return new Uint8Array();

@@ -19,6 +19,8 @@ export interface AppOptions {
   cors?: readonly string[];
   /** Weights may be loaded from folders under this one; without it the RL routes are off. */
   weightsRoot?: string;
+  /** Folder of files, batches and stored completions; without it the first two are off, and the third is in memory. */
+  state?: string;
   /** Run folders, or folders that hold some, for the studio's run view. */
   runs?: readonly string[];
   version?: string;
@@ -34,9 +36,10 @@ export interface AppOptions {
   log?: (line: Record<string, unknown>) => void;
 }
 
-export type App = Required<Omit<AppOptions, "weightsRoot" | "limits">> & {
+export type App = Required<Omit<AppOptions, "weightsRoot" | "limits" | "state">> & {
   limits: BodyLimits;
   weightsRoot: string | undefined;
+  state: string | undefined;
 };
 
 export const resolveOptions = (given: AppOptions): App => ({
@@ -55,6 +58,7 @@ export const resolveOptions = (given: AppOptions): App => ({
   ...given,
   limits: { ...bodyLimits, ...given.limits },
   weightsRoot: given.weightsRoot,
+  state: given.state,
 });
 
 export interface Env {
@@ -78,9 +82,24 @@ export function allowExplain(explain: boolean, app: App): void {
     throw new ApiError(400, "explain: only on a server that was started with --debug", { param: "explain" });
 }
 
+/** Requests that the server makes to itself, for a key: they come after all others. */
+const inner = new WeakMap<Request, { key: Key | undefined }>();
+
+export function innerRequest(request: Request, key: Key | undefined): Request {
+  inner.set(request, { key });
+  return request;
+}
+
+/** Whose request it is. Throws 401. */
+export const keyOf = (c: Ctx, { keys }: App): Key | undefined => {
+  const own = inner.get(c.req.raw);
+  return own ? own.key : keys.of(c.req.raw.headers);
+};
+
 export const callerOf = (c: Ctx): Caller => {
   const key = c.get("key");
-  return { requestId: c.get("requestId"), signal: c.req.raw.signal, ...(key && { key }) };
+  const low = inner.has(c.req.raw);
+  return { requestId: c.get("requestId"), signal: c.req.raw.signal, ...(key && { key }), ...(low && { low }) };
 };
 
 /** A signal that fires when the client is gone, and when `abort` is called. */

@@ -22,6 +22,8 @@ export class Key {
   readonly name: string;
   readonly admin: boolean;
   readonly hash: Buffer;
+  /** Tells whose a stored thing is: no key can be had from it, and it stays when names change. */
+  readonly id: string;
   readonly limits: Pick<KeyOptions, "concurrency" | "rpm" | "tpm" | "tokens">;
   running = 0;
   spent = 0;
@@ -31,6 +33,7 @@ export class Key {
 
   constructor({ key, name, admin = false, ...limits }: KeyOptions) {
     this.hash = sha256(key);
+    this.id = this.hash.toString("hex").slice(0, 32);
     this.name = name;
     this.admin = admin;
     this.limits = limits;
@@ -94,6 +97,11 @@ export class Keys {
 
   get size(): number {
     return this.#keys.length;
+  }
+
+  /** The key with this id, of a stored thing's owner. */
+  byId(id: string): Key | undefined {
+    return this.#keys.find((key) => key.id === id);
   }
 
   /** Whose request it is: undefined where no keys are set. `Authorization: Bearer` and `x-api-key` are one. Throws 401. */

@@ -30,6 +30,8 @@ export interface Call {
 export interface Caller {
   requestId: string;
   key?: Key;
+  /** Gets a slot only where nobody else waits for one. */
+  low?: boolean;
   /** Fires when the client is gone. */
   signal: AbortSignal;
 }
@@ -65,6 +67,9 @@ export class Service {
   readonly #backends: Backend[] = [];
   /** Draining: no new requests. */
   closing = false;
+  readonly #closing = new AbortController();
+  /** Fires when the server begins to end. */
+  readonly ending = this.#closing.signal;
   /** Undefined once everything is loaded; then the reason why not. */
   loading: string | undefined;
   readonly #underWay = new Set<AbortController>();
@@ -115,6 +120,23 @@ export class Service {
     return this.#serve(backend, caller, asked, open);
   }
 
+  /** Work that is no stream of events, in a slot, at a key's cost, counted. */
+  async task<T>(
+    backend: Backend,
+    caller: Caller,
+    run: (signal: AbortSignal) => Promise<{ value: T; usage: Usage }>,
+  ): Promise<T> {
+    const done: T[] = [];
+    const events = async function* (signal: AbortSignal): AsyncGenerator<RawEvent, void, undefined> {
+      const { value, usage } = await run(signal);
+      done.push(value);
+      yield { type: "usage", usage };
+      yield { type: "finish", reason: "stop" };
+    };
+    for await (const _ of this.#serve(backend, caller, { n: 1, maxTokens: undefined }, (signal) => [events(signal)]));
+    return done[0]!;
+  }
+
   async *#serve<E extends ModelEvent | RawEvent>(
     backend: Backend,
     caller: Caller,
@@ -137,7 +159,7 @@ export class Service {
     const counted = (choice: number): Usage | undefined =>
       usages[choice] ?? (chat && said[choice]!.length ? estimateUsage(chat, said[choice]!) : undefined);
     try {
-      release = await this.slots.acquire(controller.signal);
+      release = await this.slots.acquire(controller.signal, caller.low);
       const started = now();
       metrics.observe("vllm:request_queue_time_seconds", labels, (started - arrived) / 1000);
       metrics.observe("vllm:request_params_n", labels, n);
@@ -207,6 +229,7 @@ export class Service {
   /** Takes no more requests, waits so long for those under way, then ends them. */
   async drain(milliseconds: number): Promise<void> {
     this.closing = true;
+    this.#closing.abort();
     if (!this.#underWay.size) return;
     let timer: NodeJS.Timeout | undefined;
     await Promise.race([

@@ -6,6 +6,8 @@ export class Slots {
   readonly waiting: number;
   #held = 0;
   readonly #queue = new Set<() => void>();
+  /** Those who wait until the queue is empty. */
+  readonly #low = new Set<() => void>();
 
   constructor({ running, waiting }: { running: number; waiting: number }) {
     this.running = running;
@@ -21,12 +23,14 @@ export class Slots {
   }
 
   /** Waits for a slot, first come first served; what it returns gives the slot back. Throws 429 where the queue is full,
-   *  and 499 when `signal` fires while waiting: the place in the queue is free at once. */
-  async acquire(signal?: AbortSignal): Promise<() => void> {
+   *  and 499 when `signal` fires while waiting: the place in the queue is free at once. `low` comes after everyone else,
+   *  and takes no place in the queue. */
+  async acquire(signal?: AbortSignal, low = false): Promise<() => void> {
     if (signal?.aborted) throw new ApiError(CLIENT_GONE, "the client is gone");
     if (this.#held < this.running) this.#held++;
     else {
-      if (this.#queue.size >= this.waiting) {
+      const queue = low ? this.#low : this.#queue;
+      if (!low && queue.size >= this.waiting) {
         throw new ApiError(429, `${this.#held} requests run and ${this.#queue.size} wait; try again later`, {
           code: "rate_limit_exceeded",
           retryAfter: 1000,
@@ -38,10 +42,10 @@ export class Slots {
           resolve();
         };
         const leave = () => {
-          this.#queue.delete(turn);
+          queue.delete(turn);
           reject(new ApiError(CLIENT_GONE, "the client is gone"));
         };
-        this.#queue.add(turn);
+        queue.add(turn);
         signal?.addEventListener("abort", leave, { once: true });
       });
     }
@@ -49,11 +53,12 @@ export class Slots {
     return () => {
       if (!mine) return;
       mine = false;
-      const [next] = this.#queue;
+      const queue = this.#queue.size ? this.#queue : this.#low;
+      const [next] = queue;
       if (!next) this.#held--;
       else {
         // The slot goes over to the next: nobody can come between.
-        this.#queue.delete(next);
+        queue.delete(next);
         next();
       }
     };
