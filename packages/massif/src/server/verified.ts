@@ -1,7 +1,9 @@
 /** A model whose tool calls are checked against their schemas, and mended by asking once more under a constraint: what
  *  separated K2's own service from engines without an enforcer (kimi-k2.md §7.13). */
+import { callCount, nativeId } from "../chat/index.ts";
 import { type ChatRequest, complete, type LanguageModel, type ModelEvent, type Usage } from "../llm/index.ts";
 import { Validator } from "./validate.ts";
+import { addUsage, writeCall } from "./written-call.ts";
 
 export type CallOutcome = "valid" | "repaired" | "invalid";
 
@@ -18,11 +20,20 @@ interface Call {
   args: string;
 }
 
+interface Mended {
+  call: Call;
+  usage?: Usage;
+  /** Its arguments end where the limit of tokens was. */
+  short?: boolean;
+}
+
 export class VerifiedModel implements LanguageModel {
   readonly name: string;
   readonly #model: LanguageModel;
   readonly #options: VerifiedOptions;
   readonly #validator = new Validator();
+  /** It has answered a forced choice with text: from then on such calls are asked for as JSON at once. */
+  #deaf = false;
 
   constructor(model: LanguageModel, options: VerifiedOptions) {
     this.name = model.name;
@@ -33,6 +44,15 @@ export class VerifiedModel implements LanguageModel {
   async *stream(request: ChatRequest): AsyncGenerator<ModelEvent, void, undefined> {
     const { mode, onCall } = this.#options;
     const tools = request.tools ?? [];
+    /** Text of a forced call: told only where a call comes with it, or none can be had. */
+    let held: ModelEvent[] | undefined = mode === "repair" && isForced(request) ? [] : undefined;
+    if (held && this.#deaf) {
+      const mended = await this.#write(request);
+      if (mended) {
+        onCall?.(mended.short ? "invalid" : "repaired");
+        return yield* onlyCall(mended, mended.usage);
+      }
+    }
     let call: Call | undefined;
     /** Wrong, or only cut short: what comes next tells. */
     let broken: Call | undefined;
@@ -44,6 +64,21 @@ export class VerifiedModel implements LanguageModel {
         usage = event.usage;
         continue;
       }
+      if (held && event.type === "finish" && event.reason !== "content_filter") {
+        const mended = await this.#write(request);
+        onCall?.(mended && !mended.short ? "repaired" : "invalid");
+        if (mended) {
+          this.#deaf = true;
+          return yield* onlyCall(mended, usage && mended.usage ? addUsage(usage, mended.usage) : usage);
+        }
+      }
+      if (held && (event.type === "tool-call-begin" || event.type === "finish")) {
+        yield* held;
+        held = undefined;
+      } else if (held && (event.type === "text" || event.type === "tokens")) {
+        held.push(event);
+        continue;
+      }
       if (broken && (event.type === "tool-call-begin" || event.type === "finish")) {
         const short = event.type === "finish" && event.reason === "length";
         const mended = short || mode === "count" ? undefined : await this.#mend(request, broken);
@@ -52,7 +87,7 @@ export class VerifiedModel implements LanguageModel {
         if (mended?.usage) more.push(mended.usage);
         broken = undefined;
       }
-      if (event.type === "finish" && usage) yield { type: "usage", usage: more.reduce(sum, usage) };
+      if (event.type === "finish" && usage) yield { type: "usage", usage: more.reduce(addUsage, usage) };
       if (event.type === "tool-call-begin") call = { index: event.index, id: event.id, name: event.name, args: "" };
       else if (event.type === "tool-call-delta" && call) call.args += event.arguments;
       else if (event.type === "tool-call-end" && call) {
@@ -70,29 +105,62 @@ export class VerifiedModel implements LanguageModel {
   }
 
   /** The call again, of that tool alone, which makes engines constrain it (vLLM and SGLang: a named choice is decoded under
-   *  the tool's schema). Undefined where that is wrong too, or fails. */
-  async #mend(request: ChatRequest, { index, id, name }: Call): Promise<{ call: Call; usage?: Usage } | undefined> {
+   *  the tool's schema); from one that does not listen to choices, as JSON. Undefined where that is wrong too, or fails. */
+  async #mend(request: ChatRequest, { index, id, name }: Call): Promise<Mended | undefined> {
     const tools = request.tools ?? [];
     const declared = tools.some((tool) => tool.function?.name === name);
     if (!tools.length) return undefined;
     const { logprobs: _, tokenIds: __, ...rest } = request;
+    const toolChoice = declared ? { name } : ("required" as const);
+    const again = { ...rest, toolChoice, parallelToolCalls: false };
+    const same = (call: Call): Call => ({ ...call, index, id: call.name === name ? id : call.id });
     try {
-      const { message, usage } = await complete(this.#model, {
-        ...rest,
-        toolChoice: declared ? { name } : "required",
-        parallelToolCalls: false,
-      });
-      const [again] = message.tool_calls ?? [];
-      const args = typeof again?.function.arguments === "string" ? again.function.arguments : "";
-      if (!again || this.#validator.check(tools, again.function.name, args) !== undefined) return undefined;
-      const same = again.function.name === name;
-      const call = { index, id: same ? id : (again.id ?? id), name: again.function.name, args };
-      return { call, ...(usage && { usage }) };
+      if (!this.#deaf) {
+        const { message, usage } = await complete(this.#model, again);
+        const [call] = message.tool_calls ?? [];
+        const args = typeof call?.function.arguments === "string" ? call.function.arguments : "";
+        if (call && this.#validator.check(tools, call.function.name, args) === undefined) {
+          const mended = same({ index, id: call.id ?? id, name: call.function.name, args });
+          return { call: mended, ...(usage && { usage }) };
+        }
+        this.#deaf = !call;
+      }
+    } catch (error) {
+      if (request.signal?.aborted) throw error;
+      // It may refuse the choice, and still write JSON.
+    }
+    const written = await this.#write(again);
+    return written?.short ? undefined : written && { ...written, call: same(written.call) };
+  }
+
+  /** The forced call as JSON. Undefined where that does not fit, or fails. */
+  async #write(request: ChatRequest): Promise<Mended | undefined> {
+    const { toolChoice, tools = [], messages } = request;
+    try {
+      const written = await writeCall(
+        this.#model,
+        request,
+        typeof toolChoice === "object" ? toolChoice.name : undefined,
+      );
+      if (!written) return undefined;
+      const { name, args, usage, finish } = written;
+      const short = finish === "length";
+      if (!short && this.#validator.check(tools, name, args) !== undefined) return undefined;
+      return { call: { index: 0, id: nativeId(name, callCount(messages)), name, args }, usage, short };
     } catch (error) {
       if (request.signal?.aborted) throw error;
       return undefined;
     }
   }
+}
+
+const isForced = ({ toolChoice, tools }: ChatRequest): boolean =>
+  !!tools?.length && (toolChoice === "required" || typeof toolChoice === "object");
+
+function* onlyCall({ call, short = false }: Mended, usage: Usage | undefined): Generator<ModelEvent> {
+  yield* told(call, short ? "arguments-invalid" : undefined);
+  if (usage) yield { type: "usage", usage };
+  yield { type: "finish", reason: short ? "length" : "tool_calls" };
 }
 
 function* told({ index, id, name, args }: Call, problem?: "arguments-invalid"): Generator<ModelEvent> {
@@ -101,9 +169,3 @@ function* told({ index, id, name, args }: Call, problem?: "arguments-invalid"): 
   if (problem) yield { type: "problem", code: problem, text: "" };
   yield { type: "tool-call-end", index };
 }
-
-const sum = (a: Usage, b: Usage): Usage => ({
-  ...a,
-  promptTokens: a.promptTokens + b.promptTokens,
-  completionTokens: a.completionTokens + b.completionTokens,
-});
