@@ -27,6 +27,7 @@ import { responsesRoutes } from "./responses-routes.ts";
 import { runRoutes } from "./runs.ts";
 import { frame } from "./sse.ts";
 import { stateRoutes } from "./state.ts";
+import { StoredChats, storedChatRoutes } from "./stored-chats.ts";
 import { studioRoutes } from "./studio.ts";
 import { tokenRoutes } from "./tokens.ts";
 
@@ -143,6 +144,8 @@ function models(hono: Hono<Env>, { service, unixTime }: App): void {
 
 function chat(hono: Hono<Env>, app: App): void {
   const { service } = app;
+  const stored = new StoredChats(app);
+  storedChatRoutes(hono, app, stored);
   hono.post("/v1/chat/completions", async (c) => {
     const fields = await body(c, app);
     const call = readChat(fields, service.backend(modelIn(fields)), app);
@@ -150,7 +153,7 @@ function chat(hono: Hono<Env>, app: App): void {
     const head = headOf(app, call.model, "chatcmpl-");
     const explanation = call.explain ? service.explain(call) : undefined;
     const { caller, abort } = leaving(c);
-    const events = service.run(call, caller, explanation);
+    const events = stored.keeping(c, head, call, fields, service.run(call, caller, explanation));
     if (!call.stream) return c.json(chatAnswer(head, call, await Array.fromAsync(events), explanation));
     const chunks = new ChatChunks(head, call);
     const frames = async function* () {

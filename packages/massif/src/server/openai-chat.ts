@@ -21,12 +21,13 @@ import {
 } from "./fields.ts";
 import type { Call } from "./service.ts";
 
-/** Fields that change nothing here, but may be sent: whose request it is, hints, and defaults spelled out. */
+/** Fields that change nothing here, but may be sent: whose request it is, whether the route keeps it, hints, and defaults
+ *  spelled out. */
 const noted = {
   user: z.string().optional(),
   safety_identifier: z.string().optional(),
   metadata: z.record(z.string(), z.string()).optional(),
-  store: z.literal(false, "answers are not stored here; /v1/responses stores").optional(),
+  store: z.boolean().optional(),
   prompt_cache_key: z.string().optional(),
   prompt_cache_retention: z.string().optional(),
   prompt_cache_options: z.unknown().optional(),

@@ -160,7 +160,7 @@ describe("a 400 that names the field", () => {
     ],
     ["functions", { functions: [] }, "functions"],
     ["audio", { audio: { voice: "alloy" } }, "audio"],
-    ["store", { store: true }, "store"],
+    ["store", { store: "yes" }, "store"],
     ["min_tokens here", { min_tokens: 3 }, "min_tokens"],
     [
       "partial in the middle",
@@ -198,7 +198,7 @@ function nest(depth: number): object {
 
 test("paths and methods that are none, and models", async () => {
   expect((await fetch(`${server.url}/v1/nothing`)).status).toBe(404);
-  expect((await fetch(`${server.url}/v1/chat/completions`)).status).toBe(405);
+  expect((await fetch(`${server.url}/v1/messages`)).status).toBe(405);
   expect((await server.post("/v1/chat/completions", { ...ask, model: "x" })).status).toBe(404);
   expect((await server.post("/v1/chat/completions", "{nope")).status).toBe(400);
   expect((await server.post("/v1/chat/completions", "[]")).status).toBe(400);
