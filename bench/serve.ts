@@ -1,6 +1,6 @@
 /** The server's throughput against the engine's without HTTP: the same engine, prompts and ids, all answers at once.
  *
- *    node bench/serve.ts [--preset small|base] [--streams 1,16,64] [--new 256] [--path chat|completions] [--rounds 9]
+ *    node bench/serve.ts [--preset small|base] [--streams 1,16,64] [--new 512] [--path chat|completions] [--rounds 9]
  *      [--threads 2] [--json FILE] [--profile]
  *
  *  The engine's side reads the text of every answer in this process. The other asks for the same over HTTP, streamed, from
@@ -16,7 +16,7 @@ import { Client, served, words } from "./serve-parts.ts";
 const { own, ...settings } = await begin({
   preset: { type: "string", default: "small" },
   streams: { type: "string", default: "1,16,64" },
-  new: { type: "string", default: "256" },
+  new: { type: "string", default: "512" },
   path: { type: "string", default: "chat" },
 });
 const fresh = Number(own.new);

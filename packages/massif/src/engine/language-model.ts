@@ -1,5 +1,7 @@
 /** The engine as a `LanguageModel`: renders K2's format, holds the answer to its grammar, parses it as it comes. */
 import {
+  addEvent,
+  type ChatEvent,
   ChatParser,
   callCount,
   controls,
@@ -44,6 +46,9 @@ export interface EngineModelOptions {
   /** Holds what is written where the model may call tools to their schemas, also where it need not call. Default true;
    *  false samples from the model alone, as learning from its own samples needs. */
   enforce?: boolean;
+  /** Milliseconds between two looks at what has come: tokens that came meanwhile are one event. Default 0. Where stop
+   *  strings may end an answer it looks at every token. */
+  pace?: number;
 }
 
 /** Compiled grammars remembered. */
@@ -127,27 +132,35 @@ class EngineModel implements LanguageModel {
     let thinking = reasoning;
     let reasoningTokens = 0;
     let reason: FinishReason = "length";
-    for await (const token of generation) {
-      if (!started) yield start(token.version);
+    let completionTokens = 0;
+    const pace = request.sampling?.stop?.length ? 0 : this.#options.pace;
+    for await (const tokens of generation.batches(pace)) {
+      if (!started) yield start(tokens[0]!.version);
       started = true;
-      const ended = token.id === end;
-      if (tells && (!ended || request.tokenIds)) yield { type: "tokens", tokens: [this.#info(token, request)] };
-      const events = parser.push([token.id]);
-      const before = thinking;
-      for (const { type } of events) if (type !== "problem") thinking = type === "reasoning";
-      if (tokenizer.special.get(controls.think) === token.id) thinking = true;
-      if (tokenizer.special.get(controls.thinkEnd) === token.id) thinking = false;
-      if (before || thinking) reasoningTokens++;
-      yield* stopped(events, stops);
+      const said: ModelEvent[] = [];
+      for (const token of tokens) {
+        completionTokens++;
+        const ended = token.id === end;
+        if (tells && (!ended || request.tokenIds)) said.push({ type: "tokens", tokens: [this.#info(token, request)] });
+        const events = parser.push([token.id]);
+        const before = thinking;
+        for (const { type } of events) if (type !== "problem") thinking = type === "reasoning";
+        if (tokenizer.special.get(controls.think) === token.id) thinking = true;
+        if (tokenizer.special.get(controls.thinkEnd) === token.id) thinking = false;
+        if (before || thinking) reasoningTokens++;
+        for (const event of stopped(events, stops)) addEvent(said as ChatEvent[], event);
+        if (stops.stop !== undefined) break;
+        if (token.finish) reason = token.finish.reason;
+      }
+      yield* said;
       if (stops.stop !== undefined) break;
-      if (token.finish) reason = token.finish.reason;
     }
     if (!started) yield start(this.#engine.version);
     const usage: ModelEvent = {
       type: "usage",
       usage: {
         promptTokens: generation.promptTokens,
-        completionTokens: generation.completionTokens,
+        completionTokens,
         cachedTokens: generation.cachedTokens,
         ...(reasoningTokens > 0 && { reasoningTokens }),
       },
@@ -299,7 +312,7 @@ class EngineModel implements LanguageModel {
 }
 
 /** The events with their text up to a stop string. What comes before other events cannot become one any more. */
-function* stopped(events: Iterable<ModelEvent>, stops: StopScanner): Generator<ModelEvent> {
+function* stopped(events: Iterable<ChatEvent>, stops: StopScanner): Generator<ChatEvent> {
   for (const event of events) {
     if (stops.stop !== undefined) return;
     if (event.type === "text") {
