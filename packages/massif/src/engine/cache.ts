@@ -12,6 +12,7 @@ export class PagedCache implements Disposable {
   readonly blockSize: number;
   readonly #all: Tensor;
   readonly #layers: Tensor[];
+  readonly #width: number;
   /** Blocks before this one are no longer as the allocator gave them. */
   #touched = 0;
 
@@ -20,8 +21,8 @@ export class PagedCache implements Disposable {
     const { dtype, device } = model.parameter("model.layers.0.self_attn.kv_b_proj.weight");
     this.blocks = blocks;
     this.blockSize = blockSize;
-    const width = kvLoraRank + qkRopeHeadDim;
-    this.#all = torch.keep(torch.empty([numHiddenLayers, blocks * blockSize, width], { dtype, device }));
+    this.#width = kvLoraRank + qkRopeHeadDim;
+    this.#all = torch.keep(torch.empty([numHiddenLayers, blocks * blockSize, this.#width], { dtype, device }));
     this.#layers = torch.keep(model.blocks.map((_, i) => this.#all.select(0, i)));
   }
 
@@ -48,6 +49,25 @@ export class PagedCache implements Disposable {
       this.touch(to);
       this.#all.narrow(1, to * n, n).copy_(this.#all.narrow(1, from * n, n));
     }
+  }
+
+  /** Gives the memory back; the tensors stay. Nothing may be read or written until `restore`. */
+  release(): void {
+    using _ = torch.noGrad();
+    const { dtype, device } = this.#all;
+    for (const tensor of [...this.#layers, this.#all])
+      torch.tidy(() => void tensor.set_(torch.empty([0], { dtype, device })));
+    this.#touched = 0;
+  }
+
+  restore(): void {
+    using _ = torch.noGrad();
+    const { dtype, device } = this.#all;
+    const shape = [this.#layers.length, this.blocks * this.blockSize, this.#width];
+    torch.tidy(() => {
+      this.#all.set_(torch.empty(shape, { dtype, device }));
+      for (const [i, layer] of this.#layers.entries()) layer.set_(this.#all.select(0, i));
+    });
   }
 
   [Symbol.dispose](): void {

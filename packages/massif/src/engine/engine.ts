@@ -8,13 +8,16 @@ import type { Block, Model } from "../model/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { PagedCache } from "./cache.ts";
 import { Choice } from "./choice.ts";
+import { embed } from "./embed.ts";
 import { Generation } from "./generation.ts";
 import { lookUp, type Speculate } from "./lookup.ts";
 import type { Numerics } from "./numerics.ts";
-import { Pages } from "./pages.ts";
+import { Pages, sequence } from "./pages.ts";
+import { type Pin, Pins } from "./pins.ts";
 import { checkRequest, type GenerateRequest } from "./request.ts";
 import { attempt, pickTokens, tellPrompt } from "./sampler.ts";
 import { type Job, type Plan, Scheduler, type SchedulerOptions } from "./scheduler.ts";
+import { SleepingWeights } from "./sleep.ts";
 import { Stepper } from "./step.ts";
 
 export interface EngineOptions extends SchedulerOptions {
@@ -100,6 +103,9 @@ export class Engine implements Disposable {
   readonly #counts = { generated: 0, requests: 0, steps: 0, drafts: 0, draftTokens: 0, acceptedTokens: 0 };
   #version = 0;
   #paused = false;
+  readonly #pins: Pins;
+  #cacheAsleep = false;
+  #weightsAsleep: SleepingWeights | undefined;
   #looping = false;
   #disposed = false;
   /** Called when nothing is under way any more. */
@@ -113,6 +119,9 @@ export class Engine implements Disposable {
     this.exact = runtime.numerics.exact;
     this.#cache = new PagedCache(runtime.model, options.cacheBlocks, options.blockSize);
     this.#scheduler = new Scheduler(new Pages(options.cacheBlocks, options.blockSize), options);
+    const { pages } = this.#scheduler;
+    this.#pins = new Pins(pages);
+    pages.onFull = () => this.#pins.releaseOldest();
     this.#stepper = new Stepper(runtime.model, runtime.blocks, this.#cache, runtime.numerics);
     const never = options.tokenizer ? idsWithoutToken(options.tokenizer, runtime.model.config.vocabSize) : [];
     const { device } = runtime.model;
@@ -131,11 +140,12 @@ export class Engine implements Disposable {
   }
 
   /**
-   * Begins a request. Throws at once `engine.request`, `engine.too-long`, `engine.too-many`, `engine.queue-full`, and
-   * `schema.budget` where no answer of its grammar fits. Reading throws `engine.cancelled` once it was cancelled.
+   * Begins a request. Throws at once `engine.request`, `engine.too-long`, `engine.too-many`, `engine.queue-full`,
+   * `engine.asleep`, and `schema.budget` where no answer of its grammar fits. Reading throws `engine.cancelled` once it was cancelled.
    */
   generate(request: GenerateRequest): Generation {
     if (this.#disposed) throw new MassifError("engine.closed", { found: "a request to an engine that was closed" });
+    this.#checkAwake();
     checkRequest(request, this.model.config, this.tokenizer !== undefined);
     request.signal?.throwIfAborted();
     const { prompt, n = 1, maxTokens, seed = this.#options.random.uint32(), promptLogprobs } = request;
@@ -159,46 +169,122 @@ export class Engine implements Disposable {
     this.#paused = true;
   }
 
+  /** Pauses once what is under way has ended; or ends everything, what waits too. */
+  async stop(underWay: "finish" | "abort"): Promise<void> {
+    if (underWay === "abort") for (const { generation } of [...this.#work.values()]) generation.cancel("paused");
+    await this.#drain("finish", "the engine pauses");
+    this.#scheduler.draining = false;
+    this.#paused = true;
+  }
+
   resume(): void {
     this.#paused = false;
     this.#wake();
   }
 
+  /** A text's vector, float32 [hidden size], at unit length. Throws `engine.request`, `engine.too-long`, `engine.asleep`. */
+  embed(ids: readonly number[]): Float32Array {
+    this.#checkAwake();
+    checkRequest({ prompt: ids, maxTokens: 0 }, this.model.config, false);
+    return embed(this.#runtime, ids);
+  }
+
+  /** Computes a prompt and holds its whole blocks in the cache, until the pin is disposed of, other weights come, or a
+   *  request has no room without. Throws as `generate`. */
+  async pin(prompt: readonly number[], salt = ""): Promise<Pin> {
+    for await (const _ of this.generate({ prompt, maxTokens: 0, salt }));
+    return this.#pins.hold(sequence([...prompt, 0], salt));
+  }
+
+  /** What was computed before is not found again. */
+  forgetPrefixes(): void {
+    this.#pins.releaseAll();
+    this.#scheduler.pages.forgetAll();
+  }
+
+  /** What has given its memory back. */
+  get asleep(): readonly ("kv_cache" | "weights")[] {
+    return [...(this.#cacheAsleep ? ["kv_cache" as const] : []), ...(this.#weightsAsleep ? ["weights" as const] : [])];
+  }
+
+  /** Gives memory back: the cache's, the weights' (which wait in a file of the system's folder for such), or both. What is
+   *  under way ends first; what waits, waits on; new requests are refused. */
+  async sleep(
+    { cache = true, weights = true }: { cache?: boolean; weights?: boolean },
+    underWay: "finish" | "abort" = "finish",
+  ): Promise<void> {
+    await this.#drain(underWay, "the engine goes to sleep");
+    if (cache && !this.#cacheAsleep) {
+      this.forgetPrefixes();
+      this.#cache.release();
+      this.#cacheAsleep = true;
+    }
+    if (weights) this.#weightsAsleep ??= new SleepingWeights(this.model);
+    this.#scheduler.draining = false;
+  }
+
+  /** Takes the memory again: weights to the bit as they were, the cache empty. */
+  wake({ cache = true, weights = true }: { cache?: boolean; weights?: boolean } = {}): void {
+    if (cache && this.#cacheAsleep) {
+      this.#cache.restore();
+      this.#cacheAsleep = false;
+    }
+    if (weights) {
+      this.#weightsAsleep?.wake();
+      this.#weightsAsleep = undefined;
+    }
+    this.#wake();
+  }
+
   /**
-   * Takes other weights: a folder, tensors by parameter name, or nothing where the model's own tensors were changed in
-   * place. What is under way first ends under the old weights, or is cancelled (`abort`); what waits begins under the new
+   * Takes other weights: a folder, tensors by parameter name, a function that changes the model's own tensors in place, or
+   * nothing where that was done. What is under way first ends under the old weights, or is cancelled (`abort`); what waits begins under the new
    * ones, so every choice is of one version. Prefixes computed before are not found again. Returns the new version.
-   * Throws `engine.paused` where requests are under way and nothing runs.
+   * Throws `engine.paused` where requests are under way and nothing runs, and `engine.asleep` where the weights are.
    */
   async updateWeights(
-    source?: string | ReadonlyMap<string, Tensor>,
+    source?: string | ReadonlyMap<string, Tensor> | (() => void),
     { underWay = "finish" }: { underWay?: "finish" | "abort" } = {},
   ): Promise<number> {
+    if (this.#weightsAsleep)
+      throw new MassifError("engine.asleep", { found: "an update of weights that are asleep", fix: "wake them first" });
     const scheduler = this.#scheduler;
-    if (scheduler.draining) throw new MassifError("engine.updating", { found: "an update while another is under way" });
+    await this.#drain(underWay, "the weights are updated");
+    try {
+      if (typeof source === "function") source();
+      else if (source !== undefined) this.#runtime.load(source);
+      this.#version++;
+      this.forgetPrefixes();
+    } finally {
+      scheduler.draining = false;
+      this.#wake();
+    }
+    return this.#version;
+  }
+
+  /** Returns when nothing is under way; what waits goes on waiting until `draining` is unset. */
+  async #drain(underWay: "finish" | "abort", why: string): Promise<void> {
+    const scheduler = this.#scheduler;
+    if (scheduler.draining) throw new MassifError("engine.updating", { found: `${why} while it is changed already` });
     if (underWay === "abort")
-      for (const { job, generation } of [...this.#work.values()])
-        if (job.started) generation.cancel("the weights are updated");
+      for (const { job, generation } of [...this.#work.values()]) if (job.started) generation.cancel(why);
     if (scheduler.underWay) {
       if (this.#paused)
         throw new MassifError("engine.paused", {
           found: "requests are under way in a paused engine",
-          fix: 'resume it, or update with { underWay: "abort" }',
+          fix: "resume it, or abort them",
         });
       scheduler.draining = true;
       await new Promise<void>((resolve) => {
         this.#drained = resolve;
       });
     }
-    try {
-      if (source !== undefined) this.#runtime.load(source);
-      this.#version++;
-      scheduler.pages.forgetAll();
-    } finally {
-      scheduler.draining = false;
-      this.#wake();
-    }
-    return this.#version;
+  }
+
+  #checkAwake(): void {
+    if (!this.asleep.length) return;
+    const found = `a request while ${this.asleep.join(" and ")} sleep`;
+    throw new MassifError("engine.asleep", { found, fix: "wake the engine" });
   }
 
   metrics(): EngineMetrics {
@@ -233,19 +319,21 @@ export class Engine implements Disposable {
     this.#disposed = true;
     for (const { generation } of [...this.#work.values()]) generation.cancel("the engine was closed");
     this.#cache[Symbol.dispose]();
+    this.#weightsAsleep?.[Symbol.dispose]();
     this.#never?.dispose();
     this.#runtime.dispose();
   }
 
   #wake(): void {
-    if (this.#looping || this.#paused || this.#disposed) return;
+    if (this.#looping || this.#paused || this.#disposed || this.asleep.length) return;
     this.#looping = true;
     setImmediate(() => this.#turn());
   }
 
   /** One step, and the next one after the event loop's turn. */
   #turn(): void {
-    const plan = this.#paused || this.#disposed ? undefined : this.#scheduler.next((job) => this.#guess(job));
+    const still = this.#paused || this.#disposed || this.asleep.length > 0;
+    const plan = still ? undefined : this.#scheduler.next((job) => this.#guess(job));
     if (!plan) {
       this.#looping = false;
       this.#settle();

@@ -1,8 +1,10 @@
 /** The inference engine, and the enforcer that holds its answers to a grammar. */
 export { bytesPerPosition } from "./cache.ts";
+export { unit } from "./embed.ts";
 export * from "./enforcer/index.ts";
 export { Engine, type EngineMetrics, type EngineOptions } from "./engine.ts";
 export type { Generation } from "./generation.ts";
 export { type EngineModelOptions, engineModel } from "./language-model.ts";
 export { type OpenOptions, openEngine } from "./open.ts";
+export type { Pin } from "./pins.ts";
 export type { Finish, GeneratedToken, GenerateRequest, Likely } from "./request.ts";

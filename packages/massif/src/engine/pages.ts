@@ -34,6 +34,8 @@ export class Pages {
   readonly pool: BlockPool;
   /** Positions a block. */
   readonly blockSize: number;
+  /** Asked to give up blocks that nobody computes with, before a sequence goes without; false where there are none. */
+  onFull: () => boolean = () => false;
   /** Of the weights: what was computed under others is never found. */
   #version = 0;
 
@@ -68,7 +70,7 @@ export class Pages {
   /** Room for tokens up to `end`; a last block that others hold too is left to them, its content to be copied first.
    *  Returns undefined, and changes nothing, where there are not enough free blocks. */
   reserve(seq: Sequence, end: number): Copy[] | undefined {
-    if (this.missing(seq, end) > this.pool.free) return undefined;
+    while (this.missing(seq, end) > this.pool.free) if (!this.onFull()) return undefined;
     const copies: Copy[] = [];
     if (this.#shared(seq)) {
       const at = this.#last(seq);
@@ -103,7 +105,7 @@ export class Pages {
     seq.computed = 0;
   }
 
-  /** The weights changed. Only for a time when no sequence holds blocks. */
+  /** Nothing is found any more. Where the weights changed only for a time when no sequence holds blocks. */
   forgetAll(): void {
     this.#version++;
     this.pool.forgetAll();

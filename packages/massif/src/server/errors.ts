@@ -53,6 +53,7 @@ const statuses: readonly (readonly [prefix: string, status: number, code?: strin
   ["engine.too-many", 400, "invalid_value"],
   ["engine.request", 400, "invalid_value"],
   ["engine.unsupported", 400, "unsupported_parameter"],
+  ["engine.asleep", 503, "asleep"],
   ["engine.paused", 409, "paused"],
   ["engine.updating", 409, "updating"],
   ["engine.weights", 400, "invalid_weights"],
