@@ -173,7 +173,7 @@ export async function alternate(
   settings: Settings,
   { name, ours, theirs, peer, pids: others = [], amount, unit, more }: Comparison,
 ) {
-  const pids = [process.pid, peer.pid, ...others];
+  const pids = [...new Set([process.pid, peer.pid, ...others])];
   await ours();
   await theirs();
   for (const pid of pids) forgetPeak(pid);
@@ -191,7 +191,7 @@ export async function alternate(
   const [mine, other] = [median(kept.map((r) => r.ours)), median(kept.map((r) => r.theirs))];
   const ratios = kept.map((r) => r.theirs / r.ours);
   const [low, ratio, high] = [0.25, 0.5, 0.75].map((q) => quantile(ratios, q).toFixed(2));
-  const [ourPeak, theirPeak] = pids.map(peakMiB);
+  const [ourPeak, theirPeak] = [process.pid, peer.pid].map(peakMiB);
   const rate = (seconds: number) => Math.round(amount / seconds).toLocaleString("en");
   const of = quiet ? `${quiet} of ${rounds.length}` : `none of ${rounds.length}: the ${kept.length} quietest`;
   console.log(
