@@ -5,33 +5,35 @@ import type { AssistantMessage, ToolCall } from "./types.ts";
 export type FinishReason = "stop" | "tool_calls" | "length";
 
 /** What was amiss in a message, and what became of it. */
-export type ProblemCode =
+export const problemCodes = [
   /** A control token where none may stand; it was dropped. `text` is its name without brackets. */
-  | "stray-marker"
+  "stray-marker",
   /** Text between calls, after the section, or after the end of the message: set aside, as the vendor's reader does. */
-  | "text-in-section"
-  | "text-after-section"
-  | "text-after-end"
+  "text-in-section",
+  "text-after-section",
+  "text-after-end",
   /** A call outside of a section, or a second section; its calls count. */
-  | "section-missing"
-  | "section-repeated"
+  "section-missing",
+  "section-repeated",
   /** The end came without the section's end marker. */
-  | "section-unclosed"
+  "section-unclosed",
   /** A call without its end marker. `text` is what there was of its id if its arguments had not begun (then it is no
    *  call); otherwise the call stands with the arguments so far. */
-  | "call-unclosed"
+  "call-unclosed",
   /** An id not of the form `functions.NAME:IDX` (`text`); the call has a repaired one. */
-  | "bad-id"
+  "bad-id",
   /** An id that an earlier call of the message has; this call has the next free one. */
-  | "repeated-id"
+  "repeated-id",
   /** A call that names no function (`text` is id and arguments): no call. */
-  | "nameless-call"
+  "nameless-call",
   /** No argument marker; the arguments are `{}`. */
-  | "arguments-missing"
+  "arguments-missing",
   /** Arguments that are not a JSON object; they stand as written. */
-  | "arguments-invalid"
+  "arguments-invalid",
   /** Another turn begins before this one has ended; it ends here. */
-  | "turn-unclosed";
+  "turn-unclosed",
+] as const;
+export type ProblemCode = (typeof problemCodes)[number];
 
 export type ChatEvent =
   | { type: "reasoning"; text: string }

@@ -127,12 +127,14 @@ export function render(request: RenderRequest): Segment[] {
   };
 
   const style = request.toolStyle ?? template.toolStyle;
-  const declared = declareTools(request.tools ?? [], style);
-  if (declared) {
+  const declare = (tools: readonly ToolSpec[]) => {
+    const declared = declareTools(tools, style);
+    if (!declared) return;
     header("system", "tool_declare");
     text("system", template.toolsBefore + declared);
     control("template", "end");
-  }
+  };
+  declare(request.tools ?? []);
   if (messages[0]?.role !== "system" && (messages.length || template.thinks)) {
     header("system", "system");
     text("system", template.defaultSystem);
@@ -144,6 +146,10 @@ export function render(request: RenderRequest): Segment[] {
   const answered = messages.findLastIndex((m) => m.role === "assistant" && !m.tool_calls && !m.partial);
   for (const [i, m] of messages.entries()) {
     message = i;
+    if (m.role === "system" && m.tools) {
+      declare(m.tools);
+      continue;
+    }
     const open = m.role === "tool" ? "system" : m.role;
     header(open, (template.named && m.name) || m.role);
     if (m.role === "assistant") {

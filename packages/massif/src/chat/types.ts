@@ -48,7 +48,6 @@ export const ToolCallSchema = z.object({
 export type ToolCall = z.output<typeof ToolCallSchema>;
 
 const name = optional(z.string());
-const SystemSchema = z.object({ role: z.literal("system"), content: Content, name });
 const UserSchema = z.object({ role: z.literal("user"), content: Content, name });
 const AssistantSchema = z.object({
   role: z.literal("assistant"),
@@ -79,6 +78,14 @@ function modern(message: unknown): unknown {
     tool_calls: rest.tool_calls ?? (isRecord(function_call) ? [{ function: function_call }] : undefined),
   };
 }
+
+const SystemSchema = z.object({
+  role: z.literal("system"),
+  content: Content,
+  name,
+  /** Tools that are declared here and may be called from here on (Kimi K3's dynamic tools); then there is no content. */
+  tools: optional(z.array(z.lazy(() => ToolSpecSchema))),
+});
 
 export const MessageSchema = z.preprocess(
   modern,
@@ -126,6 +133,12 @@ export const ToolSpecSchema = z.custom<ToolSpec>().superRefine((value, context) 
   if (checked.success && checked.data.type === "function" && !checked.data.function)
     context.addIssue({ code: "custom", message: "a tool of type function needs a function", path: ["function"] });
 });
+
+/** Every tool that may be called: those of the request, and those that its messages declare. */
+export const declaredTools = (request: { messages: readonly Message[]; tools?: readonly ToolSpec[] }): ToolSpec[] => [
+  ...(request.tools ?? []),
+  ...request.messages.flatMap((message) => (message.role === "system" && message.tools) || []),
+];
 
 /** The text of a content: parts are joined without separator, null is empty. */
 export function textOf(content: Message["content"]): string {

@@ -1,7 +1,7 @@
 import { Ajv } from "ajv";
 import { afterAll, describe, expect, test } from "vitest";
 import type { Message, TemplateName, ToolSpec } from "../chat/index.ts";
-import { type ChatRequest, complete, type ModelEvent, mergeModelEvents } from "../llm/index.ts";
+import { type ChatRequest, complete, type ModelEvent, mergeModelEvents, type Trace } from "../llm/index.ts";
 import { engineModel } from "./language-model.ts";
 import { byteTokenizer, tinyEngine, tinyModel } from "./testing.ts";
 
@@ -113,9 +113,97 @@ test("an aborted request throws llm.aborted and frees its slot", async () => {
   expect(engine.metrics()).toMatchObject({ running: 0, waiting: 0 });
 });
 
+describe("reasoning is bounded, and the answer goes on after it", () => {
+  const thinking = modelOf("thinking");
+  const never = { [String(tokenizer.idOf("</think>"))]: -100, [String(tokenizer.idOf("<think>"))]: -100 };
+  const cases: [string, ChatRequest["reasoning"], number][] = [
+    ["a budget", { budget: 7 }, 7],
+    ["a small effort", { effort: "minimal" }, 12],
+    ["effort none", { effort: "none" }, 0],
+    ["no budget at all", { budget: 0 }, 0],
+    ["switched off", { enabled: false }, 0],
+  ];
+  test.each(cases)("%s", async (_, reasoning, most) => {
+    for (const more of [
+      {},
+      { tools, toolChoice: "required" as const },
+      { responseFormat: { type: "json_object" } as const },
+    ]) {
+      const request = ask({ ...more, reasoning, tokenIds: true, sampling: { maxTokens: 120, logitBias: never } });
+      const { message, usage, tokens, problems } = await complete(thinking, request);
+      const end = tokens.findIndex(({ id }) => id === tokenizer.idOf("</think>"));
+      if (Object.keys(more).length) {
+        // An answer that is held to a grammar says where its reasoning begins and ends.
+        expect(end).toBe(most ? most : -1);
+        expect(usage!.reasoningTokens ?? 0).toBe(most);
+        expect(problems).toEqual([]);
+      }
+      expect(message.content || message.tool_calls).toBeTruthy();
+    }
+  });
+  test("a model that does not reason keeps to any wish about it", async () => {
+    const plain = await complete(model, ask({}));
+    const asked = await complete(model, ask({ reasoning: { budget: 5, effort: "low" } }));
+    expect(asked.message).toEqual(plain.message);
+  });
+});
+
+test("formats beside JSON: a pattern, a choice, a grammar", async () => {
+  const said = async (responseFormat: ChatRequest["responseFormat"]) =>
+    (await complete(model, ask({ responseFormat: responseFormat! }))).message.content;
+  expect(await said({ type: "regex", pattern: "[a-c]{3}-\\d" })).toMatch(/^[a-c]{3}-\d$/);
+  expect(["left", "right"]).toContain(await said({ type: "choice", choices: ["left", "right"] }));
+  expect(await said({ type: "grammar", grammar: 'root ::= "<" [a-z]+ ">" | "none"' })).toMatch(/^(<[a-z]+>|none)$/);
+  await expect(said({ type: "regex", pattern: "(?=a)" })).rejects.toMatchObject({ code: "schema.pattern" });
+});
+
+test("an end that is ignored ends nothing; stop tokens are told; nothing stops too soon", async () => {
+  const end = tokenizer.idOf("<|im_end|>");
+  const sampling = { maxTokens: 30, logitBias: { [String(end)]: 100 } };
+  const ended = await complete(model, ask({ sampling }));
+  expect([ended.finish, ended.usage!.completionTokens]).toEqual(["stop", 1]);
+  const late = await complete(model, ask({ sampling: { ...sampling, minTokens: 9 } }));
+  expect([late.finish, late.usage!.completionTokens]).toEqual(["stop", 10]);
+  const never = await complete(model, ask({ sampling: { ...sampling, ignoreEnd: true } }));
+  expect([never.finish, never.usage!.completionTokens]).toEqual(["length", 30]);
+  expect(never.problems).toEqual([]);
+  const only = { maxTokens: 30, allowedIds: [97, 98], stopIds: [98] };
+  const stopped = await complete(model, ask({ sampling: only }));
+  expect([stopped.finish, stopped.stop]).toEqual(["stop", 98]);
+  expect(stopped.message.content).toMatch(/^a*$/);
+  const kept = await complete(model, ask({ sampling: { ...only, includeStop: true } }));
+  expect(kept.message.content).toBe(`${stopped.message.content}b`);
+});
+
+test("tools that a message declares are shown where it stands, and can be called", async () => {
+  const dynamic: Message[] = [...messages, { role: "system", content: null, tools: [tool("late.one", weather)] }];
+  const { message } = await complete(
+    model,
+    ask({ messages: dynamic, toolChoice: { name: "late.one" }, sampling: { maxTokens: 120 } }),
+  );
+  expect(message.tool_calls![0]!.function.name).toBe("late.one");
+  const { rendered } = model.prompt(ask({ messages: dynamic }));
+  expect(rendered.indexOf("What is the weather")).toBeLessThan(
+    rendered.indexOf("<|im_system|>tool_declare<|im_middle|>"),
+  );
+});
+
+test("the end of a prompt, its log-probabilities, and what became of the request", async () => {
+  let trace: Trace | undefined;
+  const whole = await complete(model, ask({ tokenIds: true, promptLogprobs: 2, onTrace: (told) => (trace = told) }));
+  const ids = whole.start!.promptIds!;
+  const rows = whole.start!.promptLogprobs!;
+  expect(rows).toHaveLength(ids.length);
+  expect(rows[0]).toBeNull();
+  for (const [i, row] of rows.entries()) if (row) expect(Object.keys(row)).toContain(String(ids[i]));
+  expect(trace).toMatchObject({ preemptions: 0, blocksFound: 0, masks: { asked: 0 } });
+  expect(trace!.finished).toBeGreaterThanOrEqual(trace!.firstToken!);
+  const cut = await complete(model, ask({ tokenIds: true, truncatePrompt: 12 }));
+  expect(cut.start!.promptIds).toEqual(ids.slice(-12));
+});
+
 test("what cannot be honoured is refused by name", async () => {
   const refused = (request: Partial<ChatRequest>) => expect(complete(model, ask(request))).rejects;
-  await refused({ reasoning: { budget: 5 } }).toMatchObject({ code: "llm.unsupported" });
   await refused({ extra: { top_a: 1 } }).toMatchObject({ code: "llm.unsupported" });
   await refused({ toolChoice: "required" }).toMatchObject({ code: "schema.tool" });
   await refused({ tools, toolChoice: "required", sampling: { maxTokens: 5 } }).toMatchObject({ code: "schema.budget" });

@@ -5,9 +5,12 @@ import {
   ChatParser,
   callCount,
   controls,
+  declaredTools,
   encodeSegments,
   type FinishReason,
+  readTemplateName,
   render,
+  renderedText,
   type Segment,
   type TemplateName,
   type ToolStyle,
@@ -20,9 +23,11 @@ import {
   type LanguageModel,
   LlmError,
   type ModelEvent,
+  type PromptLogprobs,
   type Sampling,
   StopScanner,
   type TokenInfo,
+  type Trace,
 } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import {
@@ -34,10 +39,11 @@ import {
   vocabularyOf,
 } from "./enforcer/index.ts";
 import type { Engine } from "./engine.ts";
-import type { GeneratedToken, GenerateRequest } from "./request.ts";
+import type { Generation } from "./generation.ts";
+import type { GeneratedToken, GenerateRequest, PromptToken } from "./request.ts";
 
 export interface EngineModelOptions {
-  template: TemplateName;
+  template: TemplateName | "instruct";
   toolStyle?: ToolStyle;
   /** Default "massif". */
   name?: string;
@@ -54,14 +60,23 @@ export interface EngineModelOptions {
 /** Compiled grammars remembered. */
 const GRAMMARS = 64;
 
-/** Throws `engine.tokenizer` for an engine without one. */
-export function engineModel(engine: Engine, options: EngineModelOptions): LanguageModel {
+/** Shares of an answer's tokens that an effort may take for reasoning, as OpenRouter has them; what is not here is none
+ *  or no bound. */
+const efforts: Readonly<Record<string, number>> = { minimal: 0.1, low: 0.2, medium: 0.5, high: 0.8, xhigh: 0.95 };
+
+/** The engine as a model that also tells the prompt that it would make of a request. */
+export interface EngineChat extends LanguageModel {
+  prompt(request: ChatRequest): { rendered: string; ids: number[] };
+}
+
+/** Throws `engine.tokenizer` for an engine without one, and `chat.template`. */
+export function engineModel(engine: Engine, options: EngineModelOptions): EngineChat {
   return new EngineModel(engine, options);
 }
 
-class EngineModel implements LanguageModel {
+class EngineModel implements EngineChat {
   readonly #engine: Engine;
-  readonly #options: EngineModelOptions;
+  readonly #options: EngineModelOptions & { template: TemplateName };
   readonly #tokenizer: Tokenizer;
   readonly #vocabulary: Vocabulary;
   readonly #grammars = new Map<string, Grammar>();
@@ -74,7 +89,7 @@ class EngineModel implements LanguageModel {
         fix: "openEngine({ model, tokenizer })",
       });
     this.#engine = engine;
-    this.#options = options;
+    this.#options = { ...options, template: readTemplateName(options.template) };
     this.#tokenizer = engine.tokenizer;
     this.#vocabulary = vocabularyOf(engine.tokenizer, engine.model.config.vocabSize);
   }
@@ -99,15 +114,21 @@ class EngineModel implements LanguageModel {
     this.#refuse(request);
     const tokenizer = this.#tokenizer;
     const { prompt, said, reasoning } = this.#prompt(request);
-    const tools = request.tools ?? [];
+    const tools = declaredTools(request);
     const end = tokenizer.idOf(controls.end);
+    const { ignoreEnd = false, includeStop = false, minTokens = 0, stopIds = [] } = request.sampling ?? {};
+    const sampling = this.#sampling(request, prompt.length);
     const asked: GenerateRequest = {
-      ...this.#sampling(request, prompt.length),
+      ...sampling,
       prompt,
-      stopIds: [end],
+      stopIds: ignoreEnd ? stopIds : [end, ...stopIds],
       ...(request.logprobs && { topLogprobs: request.logprobs }),
+      ...(request.promptLogprobs !== undefined && { promptLogprobs: true, topPromptLogprobs: request.promptLogprobs }),
       ...(request.metadata?.user !== undefined && { client: request.metadata.user }),
+      ...(request.priority !== undefined && { priority: request.priority }),
+      ...(request.salt !== undefined && { salt: request.salt }),
       ...(request.signal && { signal: request.signal }),
+      ...this.#thinking(request, reasoning, sampling.maxTokens),
     };
     const grammar = this.#grammar(request, reasoning);
     const generation = this.#engine.generate({ ...asked, ...(grammar && { grammar }) });
@@ -126,13 +147,19 @@ class EngineModel implements LanguageModel {
       model: this.name,
       weights,
       ...(request.tokenIds && { promptIds: prompt }),
+      ...(generation.promptTokensSeen && { promptLogprobs: this.#seen(generation.promptTokensSeen) }),
     });
 
     let started = false;
     let thinking = reasoning;
     let reasoningTokens = 0;
     let reason: FinishReason = "length";
+    let stopId: number | undefined;
     let completionTokens = 0;
+    const think = tokenizer.special.get(controls.think);
+    const closes = new Set(
+      [controls.thinkEnd, controls.sectionBegin, controls.callBegin].map((name) => tokenizer.special.get(name)),
+    );
     const pace = request.sampling?.stop?.length ? 0 : this.#options.pace;
     for await (const tokens of generation.batches(pace)) {
       if (!started) yield start(tokens[0]!.version);
@@ -141,16 +168,21 @@ class EngineModel implements LanguageModel {
       for (const token of tokens) {
         completionTokens++;
         const ended = token.id === end;
+        const stopped = stopIds.includes(token.id);
         if (tells && (!ended || request.tokenIds)) said.push({ type: "tokens", tokens: [this.#info(token, request)] });
-        const events = parser.push([token.id]);
+        // A stop token is no part of the message, and an end that ends nothing is no end.
+        const silent = (stopped && !includeStop) || (ended && ignoreEnd);
+        const events = silent ? [] : parser.push([token.id]);
         const before = thinking;
         for (const { type } of events) if (type !== "problem") thinking = type === "reasoning";
-        if (tokenizer.special.get(controls.think) === token.id) thinking = true;
-        if (tokenizer.special.get(controls.thinkEnd) === token.id) thinking = false;
-        if (before || thinking) reasoningTokens++;
-        for (const event of stopped(events, stops)) addEvent(said as ChatEvent[], event);
+        if (think === token.id) thinking = true;
+        if (closes.has(token.id)) thinking = false;
+        if (thinking && (before || think === undefined) && !ended) reasoningTokens++;
+        const heard = completionTokens > minTokens ? stops : unstopped;
+        for (const event of stopAt(events, heard, includeStop)) addEvent(said as ChatEvent[], event);
         if (stops.stop !== undefined) break;
         if (token.finish) reason = token.finish.reason;
+        if (stopped && token.finish?.reason === "stop") stopId = token.id;
       }
       yield* said;
       if (stops.stop !== undefined) break;
@@ -165,42 +197,60 @@ class EngineModel implements LanguageModel {
         ...(reasoningTokens > 0 && { reasoningTokens }),
       },
     };
+    request.onTrace?.(traceOf(generation.trace));
     if (stops.stop !== undefined) {
       yield usage;
       yield { type: "finish", reason: "stop", stop: stops.stop };
       return;
     }
     for (const event of parser.end(reason)) {
-      if (event.type !== "finish") yield* stopped([event], stops);
+      if (event.type !== "finish") yield* stopAt([event], stops, includeStop);
       else {
         const rest = stops.stop === undefined ? stops.end() : "";
         if (rest) yield { type: "text", text: rest };
         yield usage;
-        yield { type: "finish", reason: event.reason, ...(stops.stop !== undefined && { stop: stops.stop }) };
+        const stop = stops.stop ?? stopId;
+        yield { type: "finish", reason: event.reason, ...(stop !== undefined && { stop }) };
       }
     }
   }
 
   /** Throws `llm.unsupported` for what this model cannot honour. */
-  #refuse({ reasoning, extra, messages, responseFormat, toolChoice }: ChatRequest): void {
+  #refuse({ extra, messages, responseFormat, toolChoice }: ChatRequest): void {
     const last = messages.at(-1);
     const partial = last?.role === "assistant" && last.partial === true;
     const forced = toolChoice === "required" || typeof toolChoice === "object";
     const field =
-      reasoning?.budget !== undefined
-        ? "reasoning.budget"
-        : reasoning?.effort !== undefined
-          ? "reasoning.effort"
-          : extra && Object.keys(extra).length
-            ? `extra.${Object.keys(extra)[0]}`
-            : partial && (forced || (responseFormat && responseFormat.type !== "text"))
-              ? "partial with an enforced answer"
-              : undefined;
+      extra && Object.keys(extra).length
+        ? `extra.${Object.keys(extra)[0]}`
+        : partial && (forced || (responseFormat && responseFormat.type !== "text"))
+          ? "partial with an enforced answer"
+          : undefined;
     if (field) throw new LlmError("llm.unsupported", { found: `${field} asked of ${this.name}`, fix: "leave it out" });
   }
 
+  /** Whether the answer may reason. A model that never does keeps to any wish about it. */
+  #mayThink({ reasoning }: ChatRequest): boolean {
+    return (reasoning?.enabled ?? true) && reasoning?.effort !== "none" && reasoning?.budget !== 0;
+  }
+
+  /** The bound of reasoning: its budget, or the share of the answer that its effort may take. */
+  #thinking({ reasoning }: ChatRequest, open: boolean, maxTokens: number): Pick<GenerateRequest, "thinking"> {
+    const [begin, end] = [controls.think, controls.thinkEnd].map((name) => this.#tokenizer.special.get(name));
+    const share = efforts[reasoning?.effort ?? ""];
+    const budget = reasoning?.budget ?? (share === undefined ? undefined : Math.floor(share * maxTokens));
+    if (budget === undefined || begin === undefined || end === undefined || !thinks(this.#options.template)) return {};
+    return { thinking: { budget, begin, end, open } };
+  }
+
+  /** What the engine is given for a request. */
+  prompt(request: ChatRequest): { rendered: string; ids: number[] } {
+    const { prompt, segments } = this.#prompt(request);
+    return { rendered: renderedText(segments), ids: prompt };
+  }
+
   /** The ids of the prompt; those of its end that the answer goes on from as its own; whether that is reasoning. */
-  #prompt(request: ChatRequest): { prompt: number[]; said: number[]; reasoning: boolean } {
+  #prompt(request: ChatRequest): { prompt: number[]; segments: Segment[]; said: number[]; reasoning: boolean } {
     const { template, toolStyle } = this.#options;
     const tokenizer = this.#tokenizer;
     const segments = render({
@@ -220,7 +270,7 @@ class EngineModel implements LanguageModel {
       more.push({ source: "template", message: request.messages.length, control });
     // Nothing begun: an answer without reasoning has an empty pair; one that a grammar holds must say where it begins.
     if (!inThink && pair && open === segments.length - 1) {
-      const wanted = request.reasoning?.enabled ?? true;
+      const wanted = this.#mayThink(request);
       if (!wanted || this.#enforces(request)) {
         add("think");
         if (wanted) reasoning = true;
@@ -232,19 +282,47 @@ class EngineModel implements LanguageModel {
       : inThink
         ? segments.slice(open + 1).filter((s) => s.control === "think" || s.control === "thinkEnd")
         : [];
+    const whole = request.promptIds
+      ? [...request.promptIds, ...encodeSegments(more, tokenizer).ids]
+      : encodeSegments([...segments, ...more], tokenizer).ids;
     return {
-      prompt: request.promptIds
-        ? [...request.promptIds, ...encodeSegments(more, tokenizer).ids]
-        : encodeSegments([...segments, ...more], tokenizer).ids,
+      prompt: this.#truncated(whole, request),
+      segments: [...segments, ...more],
       said: said.flatMap(({ control }) => tokenizer.special.get(controls[control!]) ?? []),
       reasoning,
     };
   }
 
+  /** The end of a prompt, where only so much of it is wanted. */
+  #truncated(ids: number[], { truncatePrompt, sampling }: ChatRequest): number[] {
+    if (truncatePrompt === undefined) return ids;
+    const room = Math.max(1, this.#engine.contextLength - (sampling?.maxTokens ?? 1));
+    return ids.slice(-(truncatePrompt < 0 ? room : truncatePrompt));
+  }
+
+  #seen(tokens: readonly PromptToken[]): PromptLogprobs {
+    const decoder = new TextDecoder();
+    const row = (id: number, logprob: number, rank: number) =>
+      [String(id), { logprob, rank, decoded_token: decoder.decode(this.#bytes(id)) }] as const;
+    return Array.from(tokens, (token) => {
+      if (!token) return null;
+      const { id, logprob, rank, top } = token;
+      return Object.fromEntries([row(id, logprob, rank), ...top.map((t, i) => row(t.id, t.logprob, i + 1))]);
+    });
+  }
+
   #sampling(request: ChatRequest, promptTokens: number): Omit<GenerateRequest, "prompt"> {
     const { template, sampling } = this.#options;
     const defaults = sampling ?? { temperature: thinks(template) ? 1 : 0.6 };
-    const { stop: _, logitBias, maxTokens, ...rest } = { ...defaults, ...withoutUndefined(request.sampling) };
+    const {
+      stop: _,
+      stopIds: __,
+      ignoreEnd: ___,
+      includeStop: ____,
+      logitBias,
+      maxTokens,
+      ...rest
+    } = { ...defaults, ...withoutUndefined(request.sampling ?? {}) };
     const room = this.#engine.contextLength - promptTokens;
     if (room < 1)
       throw new LlmError("llm.context", {
@@ -261,7 +339,8 @@ class EngineModel implements LanguageModel {
 
   #grammar(request: ChatRequest, reasoning: boolean): Grammar | undefined {
     if (!this.#enforces(request)) return undefined;
-    const { tools = [], toolChoice, parallelToolCalls = true, responseFormat, messages } = request;
+    const { toolChoice, parallelToolCalls = true, responseFormat, messages, sampling } = request;
+    const tools = declaredTools(request);
     const options: TurnOptions = {
       tools: tools.flatMap(({ function: fn }) =>
         fn ? [{ name: fn.name, ...(fn.parameters != null && { parameters: fn.parameters as Json }) }] : [],
@@ -270,11 +349,8 @@ class EngineModel implements LanguageModel {
       parallel: parallelToolCalls,
       firstIndex: callCount(messages),
       reasoning,
-      format:
-        responseFormat?.type === "json_schema"
-          ? { schema: responseFormat.schema as Json }
-          : (responseFormat?.type ?? "text"),
-      end: [controls.end],
+      format: formatOf(responseFormat),
+      end: sampling?.ignoreEnd ? [] : [controls.end],
     };
     const key = JSON.stringify(options);
     const grammar = this.#grammars.get(key) ?? compileTurn(this.#vocabulary, options);
@@ -286,10 +362,12 @@ class EngineModel implements LanguageModel {
   }
 
   /** Whether a grammar holds the answer. */
-  #enforces({ tools, toolChoice = "auto", responseFormat }: ChatRequest): boolean {
+  #enforces(request: ChatRequest): boolean {
+    const { toolChoice = "auto", responseFormat } = request;
+    const some = declaredTools(request).length > 0;
     if (responseFormat && responseFormat.type !== "text") return true;
-    if (toolChoice === "auto") return !!tools?.length && (this.#options.enforce ?? true);
-    return !!tools?.length || toolChoice !== "none";
+    if (toolChoice === "auto") return some && (this.#options.enforce ?? true);
+    return some || toolChoice !== "none";
   }
 
   #info({ id, logprob, top }: GeneratedToken, { logprobs, tokenIds }: ChatRequest): TokenInfo {
@@ -312,11 +390,12 @@ class EngineModel implements LanguageModel {
 }
 
 /** The events with their text up to a stop string. What comes before other events cannot become one any more. */
-function* stopped(events: Iterable<ChatEvent>, stops: StopScanner): Generator<ChatEvent> {
+function* stopAt(events: Iterable<ChatEvent>, stops: StopScanner, include: boolean): Generator<ChatEvent> {
   for (const event of events) {
     if (stops.stop !== undefined) return;
     if (event.type === "text") {
-      const text = stops.push(event.text);
+      const certain = stops.push(event.text);
+      const text = include && stops.stop !== undefined ? certain + stops.stop : certain;
       if (text) yield { ...event, text };
       continue;
     }
@@ -327,6 +406,32 @@ function* stopped(events: Iterable<ChatEvent>, stops: StopScanner): Generator<Ch
     yield event;
   }
 }
+const unstopped = new StopScanner([]);
 
-const withoutUndefined = (sampling: Sampling = {}): Sampling =>
-  Object.fromEntries(Object.entries(sampling).filter(([, value]) => value !== undefined));
+function formatOf(format: ChatRequest["responseFormat"]): NonNullable<TurnOptions["format"]> {
+  switch (format?.type) {
+    case "json_schema":
+      return { schema: format.schema as Json };
+    case "regex":
+      return { regex: format.pattern };
+    case "choice":
+      return { choice: format.choices };
+    case "grammar":
+      return { grammar: format.grammar };
+    default:
+      return format?.type ?? "text";
+  }
+}
+
+/** Times since it arrived, and the sums of its choices. */
+function traceOf({ arrived, masks, ...trace }: Generation["trace"]): Trace {
+  const after = (at: number | undefined) => (at === undefined ? undefined : at - arrived);
+  const total = { asked: 0, computed: 0, forced: 0, milliseconds: 0 };
+  for (const one of masks) for (const key of Object.keys(total) as (keyof typeof total)[]) total[key] += one[key];
+  const { blocksFound, preemptions } = trace;
+  const times = { admitted: after(trace.admitted), firstToken: after(trace.firstToken) };
+  return withoutUndefined({ ...times, finished: after(trace.finished), blocksFound, preemptions, masks: total });
+}
+
+const withoutUndefined = <T extends object>(given: T): { [K in keyof T]: Exclude<T[K], undefined> } =>
+  Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as never;

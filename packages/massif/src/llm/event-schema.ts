@@ -1,6 +1,8 @@
 /** Events as they stand in files: caches and recordings. */
 import { z } from "zod";
+import { problemCodes } from "../chat/index.ts";
 import type { ModelEvent, TokenInfo } from "./model.ts";
+import { PromptLogprobs } from "./wire.ts";
 
 const count = z.int().nonnegative();
 const likely = {
@@ -11,12 +13,6 @@ const likely = {
 };
 const Token = z.object({ ...likely, top: z.array(z.object(likely)).optional() }) satisfies z.ZodType<TokenInfo>;
 
-const problems = [
-  ...(["stray-marker", "text-in-section", "text-after-section", "text-after-end", "section-missing"] as const),
-  ...(["section-repeated", "section-unclosed", "call-unclosed", "bad-id", "repeated-id", "nameless-call"] as const),
-  ...(["arguments-missing", "arguments-invalid", "turn-unclosed"] as const),
-] as const;
-
 export const ModelEventSchema = z.discriminatedUnion("type", [
   z.object({
     type: z.literal("start"),
@@ -24,12 +20,13 @@ export const ModelEventSchema = z.discriminatedUnion("type", [
     model: z.string().optional(),
     weights: z.union([z.string(), z.number()]).optional(),
     promptIds: z.array(count).optional(),
+    promptLogprobs: PromptLogprobs.optional(),
   }),
   z.object({ type: z.literal(["reasoning", "text"]), text: z.string() }),
   z.object({ type: z.literal("tool-call-begin"), index: count, id: z.string(), name: z.string() }),
   z.object({ type: z.literal("tool-call-delta"), index: count, arguments: z.string() }),
   z.object({ type: z.literal("tool-call-end"), index: count }),
-  z.object({ type: z.literal("problem"), code: z.enum(problems), text: z.string() }),
+  z.object({ type: z.literal("problem"), code: z.enum(problemCodes), text: z.string() }),
   z.object({ type: z.literal("tokens"), tokens: z.array(Token) }),
   z.object({
     type: z.literal("usage"),
@@ -43,6 +40,6 @@ export const ModelEventSchema = z.discriminatedUnion("type", [
   z.object({
     type: z.literal("finish"),
     reason: z.enum(["stop", "tool_calls", "length", "content_filter"]),
-    stop: z.string().optional(),
+    stop: z.union([z.string(), count]).optional(),
   }),
 ]) satisfies z.ZodType<ModelEvent>;

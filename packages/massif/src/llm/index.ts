@@ -13,3 +13,4 @@ export * from "./scripted.ts";
 export { findSmolLM2, openSmolLM2, type SmolLM2, type SmolLM2Options } from "./smollm2.ts";
 export * from "./sse.ts";
 export * from "./stop.ts";
+export type { PromptLogprobs } from "./wire.ts";

@@ -3,6 +3,7 @@
 import { type Assembled, assemble, type ChatEvent, type FinishReason, mergeEvents } from "../chat/index.ts";
 import { LlmError } from "./errors.ts";
 import type { ChatRequest } from "./request.ts";
+import type { PromptLogprobs } from "./wire.ts";
 
 export interface Usage {
   promptTokens: number;
@@ -39,11 +40,18 @@ export type Finish = FinishReason | "content_filter";
 export type ModelEvent =
   | PartEvent
   /** What answers: the upstream's ids of response and model, the version of the weights, the prompt as ids. */
-  | { type: "start"; id?: string; model?: string; weights?: string | number; promptIds?: number[] }
+  | {
+      type: "start";
+      id?: string;
+      model?: string;
+      weights?: string | number;
+      promptIds?: number[];
+      promptLogprobs?: PromptLogprobs;
+    }
   | { type: "tokens"; tokens: TokenInfo[] }
   | { type: "usage"; usage: Usage }
-  /** `stop` is the stop string that ended the message, where the model tells. */
-  | { type: "finish"; reason: Finish; stop?: string };
+  /** `stop` is the stop string, or the id of the stop token, that ended the message, where the model tells. */
+  | { type: "finish"; reason: Finish; stop?: string | number };
 
 export interface LanguageModel {
   /** What answers, for provenance and cache keys: two models that may answer differently have different names. */
@@ -55,7 +63,7 @@ export interface LanguageModel {
 
 export interface Completion extends Omit<Assembled, "finish"> {
   finish: Finish;
-  stop?: string;
+  stop?: string | number;
   usage?: Usage;
   /** Empty where the model tells no tokens. */
   tokens: TokenInfo[];

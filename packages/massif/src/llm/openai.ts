@@ -37,7 +37,9 @@ export class OpenAiModel implements LanguageModel, Disposable {
 
   async *stream(request: ChatRequest): AsyncGenerator<ModelEvent, void, undefined> {
     const { model, stream = true, maxTokensKey } = this.#options;
-    const streaming = stream ? { stream, stream_options: { include_usage: true } } : {};
+    // Engines tell those of the prompt only with a whole answer.
+    const streaming =
+      stream && request.promptLogprobs === undefined ? { stream, stream_options: { include_usage: true } } : {};
     const body = { model, ...writeChat(request, maxTokensKey), ...streaming, ...request.extra };
     const answer = await this.#http.post("chat/completions", body, request.signal);
     const reader = new ChatReader(request, this.name);
@@ -86,7 +88,7 @@ export class ChatReader implements ChunkReader<ChatChunk> {
   readonly #callsBefore: number;
   #started = false;
   #reason: Finish | undefined;
-  #stop: string | undefined;
+  #stop: string | number | undefined;
   #usage: Usage | undefined;
   #calls = 0;
   #open: { key: number | undefined; id: string | undefined; name: string; args: string; begun: boolean } | undefined;
@@ -111,7 +113,7 @@ export class ChatReader implements ChunkReader<ChatChunk> {
       this.#reason = readFinish(choice.finish_reason, this.#model);
       this.finished = true;
     }
-    if (typeof choice.stop_reason === "string") this.#stop = choice.stop_reason;
+    this.#stop = choice.stop_reason ?? this.#stop;
   }
 
   *end(): Generator<ModelEvent> {
@@ -175,7 +177,7 @@ export class ChatReader implements ChunkReader<ChatChunk> {
   }
 }
 
-type Head = Pick<ChatChunk, "id" | "model" | "prompt_token_ids" | "weight_version">;
+type Head = Pick<ChatChunk, "id" | "model" | "prompt_token_ids" | "weight_version" | "prompt_logprobs">;
 
 export function startOf(head: Head, promptIds?: number[] | null): Extract<ModelEvent, { type: "start" }> {
   const ids = promptIds ?? head.prompt_token_ids;
@@ -185,6 +187,7 @@ export function startOf(head: Head, promptIds?: number[] | null): Extract<ModelE
     ...(head.model && { model: head.model }),
     ...(head.weight_version != null && { weights: head.weight_version }),
     ...(ids && { promptIds: ids }),
+    ...(head.prompt_logprobs && { promptLogprobs: head.prompt_logprobs }),
   };
 }
 

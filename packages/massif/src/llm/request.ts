@@ -16,6 +16,12 @@ export const SamplingSchema = z.strictObject({
   logitBias: z.record(z.string(), z.number()).optional().describe("Token id to what is added to its logit."),
   seed: z.int().optional().describe("The same seed and request give the same answer, where the model can."),
   stop: z.array(z.string().min(1)).optional().describe("Texts that end the message, and are not part of it."),
+  includeStop: z.boolean().optional().describe("The stop text is a part of the message after all."),
+  stopIds: z.array(z.int().min(0)).optional().describe("Tokens that end the message, and are not part of it."),
+  ignoreEnd: z.boolean().optional().describe("The model's own end token does not end the message."),
+  minTokens: z.int().min(0).optional().describe("No stop counts before so many tokens."),
+  allowedIds: z.array(z.int().min(0)).min(1).optional().describe("Only these tokens come."),
+  badWords: z.array(z.string().min(1)).optional().describe("Texts that are not said, as the tokens that spell them."),
   maxTokens: z.int().min(0).optional().describe("Most tokens of the message, reasoning included."),
 });
 export type Sampling = z.output<typeof SamplingSchema>;
@@ -25,7 +31,11 @@ export type ToolChoice = "auto" | "none" | "required" | { name: string };
 export type ResponseFormat =
   | { type: "text" }
   | { type: "json_object" }
-  | { type: "json_schema"; name: string; schema: JsonSchema; description?: string; strict?: boolean };
+  | { type: "json_schema"; name: string; schema: JsonSchema; description?: string; strict?: boolean }
+  /** The whole answer matches a regular expression, is one of some texts, or a sentence of a grammar (EBNF or Lark). */
+  | { type: "regex"; pattern: string }
+  | { type: "choice"; choices: readonly string[] }
+  | { type: "grammar"; grammar: string };
 
 /** Whether and how long to think, for models that let one choose. */
 export interface Reasoning {
@@ -51,24 +61,45 @@ export interface ChatRequest {
   logprobs?: number;
   /** Asks for the ids of prompt and tokens (vLLM's `return_token_ids`). */
   tokenIds?: boolean;
+  /** Asks for the log-probability of every token of the prompt, and so many of the likeliest at its place. */
+  promptLogprobs?: number;
+  /** Of the prompt only this many tokens, the last; −1: as many as fit. */
+  truncatePrompt?: number;
+  /** Lower goes first, where the model has a queue. */
+  priority?: number;
+  /** What was computed for this request is found only by requests with the same salt. */
+  salt?: string;
   /** The whole prompt as ids, up to and with the header of the answer: what a rendering of `messages` would be, but never
    *  tokenized again. A model that takes it says so with the same `promptIds` in its `start`; any other renders as ever. */
   promptIds?: readonly number[];
   /** Fields for the upstream as they are, over all others. */
   extra?: Readonly<Record<string, unknown>>;
   signal?: AbortSignal;
+  /** Told what became of the request, once it is over, by a model that can tell. Not part of the key. */
+  onTrace?: (trace: Trace) => void;
   /** About the request: whose it is, what for. No model reads it, and it is no part of the key. */
   metadata?: Readonly<Record<string, string>>;
 }
 
+/** What became of a request: milliseconds after it arrived, and what it took. */
+export interface Trace {
+  admitted?: number;
+  firstToken?: number;
+  finished?: number;
+  preemptions: number;
+  blocksFound: number;
+  /** The enforcer's: masks asked for, worked out anew, leaving a single token, and the time of all. */
+  masks: { asked: number; computed: number; forced: number; milliseconds: number };
+}
+
 const messageKeys = [
-  ...["role", "name", "content", "reasoning_content", "tool_calls", "tool_call_id", "partial"],
+  ...["role", "name", "content", "reasoning_content", "tool_calls", "tool_call_id", "tools", "partial"],
 ] as const;
 
 /** All that decides the answer, as plain JSON in one order of keys. Tools, schemas and arguments keep their own order,
  *  because a prompt shows them as they are. */
 export function canonical(request: ChatRequest): Record<string, unknown> {
-  const { messages, tools, signal: _, metadata: __, sampling, reasoning, extra, ...rest } = request;
+  const { messages, tools, signal: _, onTrace: ___, metadata: __, sampling, reasoning, extra, ...rest } = request;
   const plain = {
     messages: messages.map((message) => Object.fromEntries(pick(message, messageKeys))),
     ...(tools?.length && { tools }),

@@ -59,7 +59,19 @@ const shared = {
   usage: UsageShape,
 };
 
+/** vLLM's: of every token of the prompt, by id, its own log-probability and those of the likeliest; null for the first. */
+export const PromptLogprobs = z.array(
+  z
+    .record(
+      z.string(),
+      z.object({ logprob: z.number(), rank: z.number().nullish(), decoded_token: z.string().nullish() }),
+    )
+    .nullable(),
+);
+export type PromptLogprobs = z.output<typeof PromptLogprobs>;
+
 const head = {
+  prompt_logprobs: PromptLogprobs.nullish(),
   id: text,
   model: text,
   usage: UsageShape,
@@ -131,6 +143,12 @@ export function writeSampling(sampling: Sampling = {}, maxTokensKey = "max_token
     logit_bias: sampling.logitBias,
     seed: sampling.seed,
     stop: sampling.stop?.length ? sampling.stop : undefined,
+    include_stop_str_in_output: sampling.includeStop,
+    stop_token_ids: sampling.stopIds,
+    ignore_eos: sampling.ignoreEnd,
+    min_tokens: sampling.minTokens,
+    allowed_token_ids: sampling.allowedIds,
+    bad_words: sampling.badWords,
     [maxTokensKey]: sampling.maxTokens,
   };
 }
@@ -138,7 +156,7 @@ export function writeSampling(sampling: Sampling = {}, maxTokensKey = "max_token
 /** The body of `/chat/completions`, without model and stream. */
 export function writeChat(request: ChatRequest, maxTokensKey?: string): Record<string, unknown> {
   const { toolChoice, responseFormat, reasoning, tools } = request;
-  const format = responseFormat?.type === "json_schema" ? { ...responseFormat, type: undefined } : undefined;
+  const { response_format, structured_outputs } = writeFormat(responseFormat);
   const thinking = reasoning?.enabled ?? (reasoning?.keep ? true : undefined);
   return {
     messages: request.messages.map(writeMessage),
@@ -147,7 +165,8 @@ export function writeChat(request: ChatRequest, maxTokensKey?: string): Record<s
       tool_choice: typeof toolChoice === "object" ? { type: "function", function: toolChoice } : toolChoice,
       parallel_tool_calls: request.parallelToolCalls,
     }),
-    response_format: format ? { type: "json_schema", json_schema: format } : responseFormat,
+    response_format,
+    structured_outputs,
     ...writeSampling(request.sampling, maxTokensKey),
     ...(thinking !== undefined && {
       thinking: { type: thinking ? "enabled" : "disabled", ...(reasoning?.keep && { keep: "all" }) },
@@ -156,7 +175,27 @@ export function writeChat(request: ChatRequest, maxTokensKey?: string): Record<s
     thinking_token_budget: reasoning?.budget,
     ...(request.logprobs !== undefined && { logprobs: true, top_logprobs: request.logprobs || undefined }),
     return_token_ids: request.tokenIds || undefined,
+    prompt_logprobs: request.promptLogprobs,
+    truncate_prompt_tokens: request.truncatePrompt,
+    priority: request.priority,
+    cache_salt: request.salt,
   };
+}
+
+/** OpenAI's formats, and vLLM's word for what they do not know. */
+function writeFormat(format: ChatRequest["responseFormat"]): Record<string, unknown> {
+  switch (format?.type) {
+    case "json_schema":
+      return { response_format: { type: "json_schema", json_schema: { ...format, type: undefined } } };
+    case "regex":
+      return { structured_outputs: { regex: format.pattern } };
+    case "choice":
+      return { structured_outputs: { choice: format.choices } };
+    case "grammar":
+      return { structured_outputs: { grammar: format.grammar } };
+    default:
+      return { response_format: format };
+  }
 }
 
 function writeMessage(message: Message): Record<string, unknown> {

@@ -16,7 +16,7 @@ export function anthropicUsage({ promptTokens, completionTokens, cachedTokens = 
   };
 }
 
-export function stopReason(reason: Finish, stop: string | undefined): string {
+export function stopReason(reason: Finish, stop: string | number | undefined): string {
   if (reason === "content_filter") return "refusal";
   if (reason === "length") return "max_tokens";
   if (reason === "tool_calls") return "tool_use";
@@ -76,7 +76,7 @@ export class MessageEvents {
         yield* this.#end();
         const delta = {
           stop_reason: stopReason(event.reason, event.stop),
-          stop_sequence: event.reason === "stop" ? (event.stop ?? null) : null,
+          stop_sequence: event.reason === "stop" && event.stop !== undefined ? String(event.stop) : null,
         };
         yield { type: "message_delta", delta, usage: anthropicUsage(this.#usage) };
         yield { type: "message_stop" };

@@ -36,7 +36,7 @@ export class Frames {
   }
 
   /** Within a word of a regular language; no frame where nothing can follow. */
-  #word(dfa: Dfa, state: number): Next {
+  word(dfa: Dfa, state: number): Next {
     let open = !dfa.accepts[state];
     for (let c = 0; !open && c < dfa.classes; c++) open = dfa.next[state * dfa.classes + c]! >= 0;
     if (!open) return [];
@@ -49,7 +49,7 @@ export class Frames {
         shared: dfa.name && `${dfa.name} ${state}`,
         step: (sym) => {
           const to = sym < 256 ? move(dfa, state, sym) : -1;
-          return to < 0 ? [] : [this.#word(dfa, to)];
+          return to < 0 ? [] : [this.word(dfa, to)];
         },
       })),
     ];
@@ -210,7 +210,7 @@ export class Frames {
     return this.#alternatives(node).flatMap((one): Next[] => {
       if (one.kind === "regular") {
         const to = sym < 256 ? move(one.dfa, 0, sym) : -1;
-        return to < 0 ? [] : [this.#word(one.dfa, to)];
+        return to < 0 ? [] : [this.word(one.dfa, to)];
       }
       if (one.kind === "text") return sym === QUOTE ? [[this.#inside(anyText, 0, one.min, one.max)]] : [];
       if (one.kind === "list") return sym === LEFT ? [[this.#list(one, 0, "open")]] : [];
@@ -253,9 +253,7 @@ export class Frames {
   common(): Frame[] {
     const states = ({ size }: Dfa) => [...Array(size).keys()];
     const texts = [anyText, plainText].flatMap((dfa) => states(dfa).map((q) => this.#inside(dfa, q, 0, Infinity)));
-    const numbers = [unboundedNumber, unboundedInteger].flatMap((dfa) =>
-      states(dfa).flatMap((q) => this.#word(dfa, q)),
-    );
+    const numbers = [unboundedNumber, unboundedInteger].flatMap((dfa) => states(dfa).flatMap((q) => this.word(dfa, q)));
     return [...texts, ...numbers];
   }
 

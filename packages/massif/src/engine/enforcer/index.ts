@@ -3,4 +3,4 @@ export { checkToolSchema, type Verdict } from "./check.ts";
 export { Grammar, Matcher, type StartOptions } from "./grammar.ts";
 export type { Json } from "./scalars.ts";
 export { type Vocabulary, vocabularyOf } from "./trie.ts";
-export { type CompileOptions, compileSchema, compileTurn, prepare, type TurnOptions } from "./turn.ts";
+export { type CompileOptions, compileSchema, compileTurn, prepare, type TextFormat, type TurnOptions } from "./turn.ts";

@@ -20,26 +20,36 @@ const CONTROL: Record<string, number> = { t: 9, n: 10, v: 11, f: 12, r: 13, "0":
 const MAX_REPEAT = 1000;
 const MAX_PATTERN = 2000;
 
-const anything = repeat(written(ALL), 0);
+export interface PatternOptions {
+  /** How code points become bytes. Default: as `JSON.stringify` writes them within a string. */
+  spell?: (intervals: readonly Interval[]) => Re;
+  /** The pattern is all of the text, with anchors or without. */
+  whole?: boolean;
+}
 
-/** The texts in which `pattern` is found, spelled as `JSON.stringify` does. */
-export function patternRe(pattern: string): Re {
+/** The texts in which `pattern` is found. Throws `Unsupported`. */
+export function patternRe(pattern: string, options: PatternOptions = {}): Re {
   if (pattern.length > MAX_PATTERN) throw new Unsupported(`a pattern of more than ${MAX_PATTERN} characters`);
   try {
     new RegExp(pattern, "u");
   } catch (cause) {
     throw new Unsupported(`not a regular expression: ${cause instanceof Error ? cause.message : cause}`);
   }
-  return new Parser(pattern).whole();
+  return new Parser(pattern, options).whole();
 }
 
 class Parser {
   #chars: string[];
   #at = 0;
   #depth = 0;
+  readonly #spell: (intervals: readonly Interval[]) => Re;
+  /** What may stand before and after what is found. */
+  readonly #around: Re;
 
-  constructor(pattern: string) {
+  constructor(pattern: string, { spell = written, whole = false }: PatternOptions) {
     this.#chars = [...pattern];
+    this.#spell = spell;
+    this.#around = whole ? empty : repeat(spell(ALL), 0);
   }
 
   whole(): Re {
@@ -93,7 +103,7 @@ class Parser {
       }
     }
     if (!edge) return cat(...parts);
-    return cat(start ? empty : anything, ...parts, end ? empty : anything);
+    return cat(start ? empty : this.#around, ...parts, end ? empty : this.#around);
   }
 
   /** Whether a group begins here and its closing bracket ends the branch. */
@@ -161,11 +171,11 @@ class Parser {
       this.#close();
       return inner;
     }
-    if (this.#eat("[")) return written(this.#class());
-    if (this.#eat(".")) return written(complement(NEWLINE));
-    if (this.#peek() === "\\") return written(this.#escape(false));
+    if (this.#eat("[")) return this.#spell(this.#class());
+    if (this.#eat(".")) return this.#spell(complement(NEWLINE));
+    if (this.#peek() === "\\") return this.#spell(this.#escape(false));
     const c = this.#chars[this.#at++]!.codePointAt(0)!;
-    return written([[c, c]]);
+    return this.#spell([[c, c]]);
   }
 
   #class(): Interval[] {

@@ -46,6 +46,9 @@ export function written(intervals: readonly Interval[]): Re {
   return alt(...escapes, factored(raw.flatMap(utf8)));
 }
 
+/** The code points of `intervals` as UTF-8. */
+export const raw = (intervals: readonly Interval[]): Re => factored(intersection(intervals, ALL).flatMap(utf8));
+
 /** Byte ranges in sequence. */
 type Sequence = Interval[];
 

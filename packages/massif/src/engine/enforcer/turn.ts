@@ -3,13 +3,18 @@
  *  `<|tool_calls_section_begin|>` (`<|tool_call_begin|>functions.NAME:IDX<|tool_call_argument_begin|>{…}<|tool_call_end|>`)⁺
  *  `<|tool_calls_section_end|>`, then the end token. Control tokens stand only where this says so. */
 import { MassifError } from "../../common/index.ts";
+import { compile, type Dfa, oneOf, TooLarge } from "./dfa.ts";
+import { readGrammar } from "./ebnf.ts";
 import { Frames } from "./frames.ts";
 import { Grammar } from "./grammar.ts";
 import { CONTROL, type Frame, Machine, type Next, type Sym } from "./machine.ts";
 import { Masks } from "./masks.ts";
 import { type Costs, type Node, shortest } from "./node.ts";
+import { patternRe, Unsupported } from "./regex.ts";
+import { type Rules, Sentences } from "./rules.ts";
 import type { Json } from "./scalars.ts";
 import { anyObject, read } from "./schema.ts";
+import { raw } from "./text.ts";
 import { trieOf, type Vocabulary } from "./trie.ts";
 
 export interface CompileOptions {
@@ -18,6 +23,9 @@ export interface CompileOptions {
   /** Bytes of white space allowed between two tokens of JSON; 0 (compact) unless told. */
   whitespace?: number;
 }
+
+/** Texts that a pattern or a grammar (EBNF or Lark) describes as a whole, or one of some. */
+export type TextFormat = { regex: string } | { choice: readonly string[] } | { grammar: string };
 
 export interface TurnOptions extends CompileOptions {
   tools?: readonly { name: string; parameters?: Json }[];
@@ -30,7 +38,7 @@ export interface TurnOptions extends CompileOptions {
   /** The turn begins inside `<think>`; `</think>` (or a section) ends it. */
   reasoning?: boolean;
   /** What stands in place of free text. */
-  format?: "text" | "json_object" | { schema: Json };
+  format?: "text" | "json_object" | { schema: Json } | TextFormat;
 }
 
 const SECTION_BEGIN = "<|tool_calls_section_begin|>";
@@ -75,7 +83,12 @@ export function compileTurn(vocabulary: Vocabulary, options: TurnOptions): Gramm
   const roots = calls.map(({ name, parameters }) =>
     named(name, () => (parameters === undefined ? anyObject() : read(parameters))),
   );
-  const value = format === "text" ? undefined : format === "json_object" ? anyObject() : read(format.schema);
+  const value =
+    format === "json_object"
+      ? anyObject()
+      : typeof format === "object" && "schema" in format
+        ? read(format.schema)
+        : undefined;
   const costs = shortest({ kind: "union", of: value ? [...roots, value] : roots });
   for (const [i, root] of roots.entries()) refuseEmpty(root, costs, `the parameters of ${calls[i]!.name}`);
   if (value) refuseEmpty(value, costs, "the response format");
@@ -91,7 +104,9 @@ export function compileTurn(vocabulary: Vocabulary, options: TurnOptions): Gramm
     calls.map(({ name }, i) => ({ name, root: roots[i]! })),
     options,
   );
-  const body = turn.body(value, toolChoice !== "auto" && calls.length > 0);
+  const text = typeof format === "object" && !("schema" in format) ? rulesOf(format) : undefined;
+  const answer = value ? frames.value(value) : text && new Sentences(machine, frames, text).start()[0]!;
+  const body = turn.body(answer, toolChoice !== "auto" && calls.length > 0);
   const start = machine.start(options.reasoning ? [...body, turn.thinking()] : body);
   return new Grammar(vocabulary, machine, start, ids(vocabulary, names), ids(vocabulary, options.end ?? []));
 }
@@ -121,17 +136,17 @@ class Turn {
   }
 
   /** What follows the reasoning, bottom first. */
-  body(value: Node | undefined, forced: boolean): Next {
+  body(answer: Frame | undefined, forced: boolean): Next {
     if (forced) return [this.#section()];
     const tools = this.#tools.length > 0;
-    if (!value) return tools ? [this.#maybeSection(), this.#free()] : [this.#free()];
-    const answer = this.#frames.value(value);
+    if (!answer) return tools ? [this.#maybeSection(), this.#free()] : [this.#free()];
     if (!tools) return [answer];
     const section = this.#section();
     const least = section.cost < answer.cost ? section : answer;
     const either = this.#machine.frame("turn either", () => ({
       cost: least.cost,
       toward: least.toward,
+      nullable: answer.nullable === true,
       step: (sym) => [...answer.step(sym), ...section.step(sym)],
     }));
     return [either];
@@ -223,6 +238,28 @@ function named<T>(name: string, compile: () => T): T {
   } catch (cause) {
     if (!(cause instanceof MassifError)) throw cause;
     throw new MassifError(cause.code, { ...cause.trouble, found: `tool ${name}: ${cause.trouble.found}`, cause });
+  }
+}
+
+/** Throws `schema.pattern`, `schema.grammar`. */
+function rulesOf(format: TextFormat): Rules {
+  if ("grammar" in format) return readGrammar(format.grammar);
+  const words = "choice" in format ? format.choice.map((text) => new TextEncoder().encode(text)) : undefined;
+  return {
+    start: "root",
+    of: new Map([["root", [[words ? oneOf(words) : wholePattern((format as { regex: string }).regex)]]]]),
+  };
+}
+
+function wholePattern(pattern: string): Dfa {
+  try {
+    return compile(patternRe(pattern, { spell: raw, whole: true }));
+  } catch (error) {
+    if (!(error instanceof Unsupported || error instanceof TooLarge)) throw error;
+    throw new MassifError("schema.pattern", {
+      found: `the pattern cannot be enforced: ${error.message}`,
+      cause: error,
+    });
   }
 }
 
