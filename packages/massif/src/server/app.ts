@@ -7,6 +7,7 @@ import { anthropicVersions, readMessagesCall, readVersion } from "./anthropic.ts
 import { anthropicMessage, MessageEvents } from "./anthropic-events.ts";
 import { ChatChunks, chatAnswer, type Head, usageBody } from "./chat-chunks.ts";
 import { CompletionChoice, completionAnswer, completionChunk, completionUsage, readCompletion } from "./completions.ts";
+import { embeddingRoutes } from "./embeddings.ts";
 import { ApiError } from "./errors.ts";
 import {
   type App,
@@ -104,6 +105,7 @@ export function createApp(given: AppOptions): Hono<Env> {
   completions(hono, app);
   messages(hono, app);
   responsesRoutes(hono, app);
+  embeddingRoutes(hono, app);
   tokenRoutes(hono, app);
   adminRoutes(hono, app);
   stateRoutes(hono, app);

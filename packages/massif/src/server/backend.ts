@@ -2,6 +2,7 @@
 import { encodeSegments, render, renderedText, type TemplateName, type ToolStyle } from "../chat/index.ts";
 import type { ChatRequest, LanguageModel, ModelEvent, Sampling, TokenInfo } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
+import type { Embedded, EmbeddingInputs, EmbedOptions } from "./embeddings.ts";
 
 /** The K2 format of a model whose prompts are made here. */
 export interface Format {
@@ -63,6 +64,8 @@ export interface Backend {
   /** The prompt as the model gets it, where it is made here. */
   prompt?(request: ChatRequest): Prompt;
   readonly control?: Control;
+  /** Vectors of texts or ids; as many components as are asked for, where it can choose. */
+  embed?(inputs: EmbeddingInputs, options: EmbedOptions): Promise<Embedded>;
   gauges?(): Gauges;
 }
 

@@ -12,6 +12,7 @@ import {
   type RawRequest,
   renderPrompt,
 } from "./backend.ts";
+import { embedHere } from "./embeddings.ts";
 
 export interface EngineBackendOptions {
   names: readonly string[];
@@ -38,6 +39,7 @@ export function engineBackend(engine: Engine, options: EngineBackendOptions): Ba
     contextLength: engine.contextLength,
     prompt: (request) => withThink(format, request),
     raw: (request) => continueRaw(engine, tokenizer, request, pace),
+    embed: (inputs, options) => embedHere(engine, inputs, options),
     control: controlOf(engine),
     gauges() {
       const { running, waiting, blocks, promptTokens, cachedTokens, preemptions } = engine.metrics();

@@ -2,6 +2,7 @@
 import { MassifError } from "../common/index.ts";
 import { type HttpOptions, K2CompletionsModel, OpenAiModel } from "../llm/index.ts";
 import { type Backend, type Format, renderPrompt } from "./backend.ts";
+import { embedUpstream } from "./embeddings.ts";
 import type { Metrics } from "./metrics.ts";
 import { Upstreams, type UpstreamsOptions } from "./upstreams.ts";
 import { VerifiedModel } from "./verified.ts";
@@ -69,6 +70,7 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
       names,
       model: verify === "off" ? upstreams : new VerifiedModel(upstreams, { mode: verify, onCall }),
       passesFields: !raw,
+      embed: (inputs, options) => embedUpstream(urls, { model, apiKey }, inputs, options),
       ...(options.contextLength !== undefined && { contextLength: options.contextLength }),
       ...(format && { format, prompt: (request) => renderPrompt(format, request) }),
     },
