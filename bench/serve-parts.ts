@@ -56,7 +56,7 @@ export interface Answers {
   events: number;
   /** Milliseconds from each request to its first event with text. */
   first: number[];
-  /** Milliseconds on their way of the times that the texts tell (see serve-paced.ts). */
+  /** Milliseconds on their way of the times that the texts tell (see gateway-server.ts). */
   late: number[];
 }
 
