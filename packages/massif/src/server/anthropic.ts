@@ -4,7 +4,7 @@ import { type Message, readMessages, type ToolSpec } from "../chat/index.ts";
 import { sign } from "./anthropic-events.ts";
 import type { Backend } from "./backend.ts";
 import { readFields } from "./body.ts";
-import { invalid } from "./errors.ts";
+import { ApiError, invalid } from "./errors.ts";
 import { checkMessages, checkSchema, SchemaField, Stop, samplingOf, toolsOf } from "./fields.ts";
 import type { Call } from "./service.ts";
 
@@ -102,6 +102,7 @@ const shape = {
   cache_control: CacheControl,
   container: z.undefined("this server has no containers").optional(),
   mcp_servers: z.undefined("this server calls no MCP servers").optional(),
+  thread: z.unknown().optional(),
   explain: z.boolean().optional(),
 };
 const CountBody = z.object({ ...shape, max_tokens: tokens.optional() });
@@ -137,6 +138,11 @@ export function readMessagesCall(
     const old = (["temperature", "top_p", "top_k"] as const).find((name) => fields[name] !== undefined);
     if (old) throw invalid(old, `taken away by anthropic-version ${version}`);
   }
+  // Its clients' tool runners ask for one first, and go on without where they are told so in these words.
+  if (fields.thread != null)
+    throw new ApiError(400, "thread: conversations are not held here; send all messages", {
+      ...{ param: "thread", details: { error_code: "thread_unsupported_request", unsupported: ["thread"] } },
+    });
   const tools = (fields.tools ?? []).map(
     ({ name, description, input_schema, strict }): ToolSpec => ({
       type: "function",

@@ -9,6 +9,8 @@ export interface ApiTrouble {
   code?: string;
   /** Milliseconds after which to ask again. */
   retryAfter?: number;
+  /** What Anthropic's clients read beside the message: how to go on without. */
+  details?: Readonly<Record<string, unknown>>;
   cause?: unknown;
 }
 
@@ -18,14 +20,16 @@ export class ApiError extends MassifError {
   readonly param: string | undefined;
   readonly apiCode: string | undefined;
   readonly retryAfter: number | undefined;
+  readonly details: ApiTrouble["details"];
 
-  constructor(status: number, found: string, { param, code, retryAfter, cause }: ApiTrouble = {}) {
+  constructor(status: number, found: string, { param, code, retryAfter, details, cause }: ApiTrouble = {}) {
     super(`server.${status}`, { found, cause });
     this.name = "ApiError";
     this.status = status;
     this.param = param;
     this.apiCode = code;
     this.retryAfter = retryAfter;
+    this.details = details;
   }
 }
 
@@ -125,7 +129,7 @@ const anthropicTypes: Record<number, string> = {
 };
 
 export function anthropicError(error: ApiError, requestId: string): Record<string, unknown> {
-  const { status, message } = error;
+  const { status, message, details } = error;
   const type = anthropicTypes[status] ?? (status < 500 ? "invalid_request_error" : "api_error");
-  return { type: "error", error: { type, message }, request_id: requestId };
+  return { type: "error", error: { type, message, ...(details && { details }) }, request_id: requestId };
 }

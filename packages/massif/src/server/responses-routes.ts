@@ -39,6 +39,17 @@ class ResponseStore {
     this.#bytes -= stored.bytes;
   }
 
+  /** Of a key's own: those of these items that its stored responses have made. */
+  items(ids: ReadonlySet<string>, c: Ctx): Map<string, Item> {
+    const owner = c.get("key")?.name;
+    const found = new Map<string, Item>();
+    for (const { owner: whose, events } of [...this.#stored.values()].reverse()) {
+      if (found.size === ids.size) break;
+      if (whose === owner) for (const item of events.items) if (item.id && ids.has(item.id)) found.set(item.id, item);
+    }
+    return found;
+  }
+
   /** Throws 404, for another key's too. */
   get(id: string, c: Ctx, param?: string): Stored {
     const stored = this.#stored.get(id);
@@ -53,11 +64,14 @@ export function responsesRoutes(hono: Hono<Env>, app: App): void {
   const read = (c: Ctx, fields: Record<string, unknown>): ResponsesCall =>
     readResponses(
       fields,
-      (id) => {
-        const { history, events } = store.get(id, c, "previous_response_id");
-        if (events.status === "queued" || events.status === "in_progress")
-          throw new ApiError(409, `previous_response_id: ${id} is under way`, { param: "previous_response_id" });
-        return [...history, ...events.items];
+      {
+        conversation(id) {
+          const { history, events } = store.get(id, c, "previous_response_id");
+          if (events.status === "queued" || events.status === "in_progress")
+            throw new ApiError(409, `previous_response_id: ${id} is under way`, { param: "previous_response_id" });
+          return [...history, ...events.items];
+        },
+        items: (ids) => store.items(ids, c),
       },
       app,
     );

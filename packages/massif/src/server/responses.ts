@@ -5,7 +5,7 @@ import { type AssistantMessage, type Message, readMessages, type ToolSpec } from
 import type { TokenInfo, Usage } from "../llm/index.ts";
 import { readFields } from "./body.ts";
 import { logprobsBody } from "./chat-chunks.ts";
-import { invalid } from "./errors.ts";
+import { ApiError, invalid } from "./errors.ts";
 import { checkMessages, checkSchema, SchemaField, samplingOf, toolsOf } from "./fields.ts";
 import type { Call } from "./service.ts";
 
@@ -30,6 +30,8 @@ export const Item = z.union([
   }),
 ]);
 export type Item = z.output<typeof Item>;
+/** An item that this server has made, and keeps. */
+const Reference = z.object({ type: z.literal("item_reference"), id: z.string() });
 
 const FunctionTool = z.object({
   type: z.literal("function", "only function tools: this server has none of its own"),
@@ -52,7 +54,7 @@ const Format = z.discriminatedUnion("type", [
 
 const ResponsesBody = z.object({
   model: z.string(),
-  input: z.union([z.string(), z.array(Item)]),
+  input: z.union([z.string(), z.array(z.union([Item, Reference]))]),
   instructions: z.string().optional(),
   previous_response_id: z.string().optional(),
   tools: z.array(FunctionTool).optional(),
@@ -107,19 +109,27 @@ export interface ResponsesCall extends Call {
   echo: Record<string, unknown>;
 }
 
-/** Throws 400 that names the field. `earlier` finds the items of a stored response, and throws 404. */
+/** What was stored before. */
+export interface Earlier {
+  /** All that a response stands on and says. Throws 404. */
+  conversation(id: string): readonly Item[];
+  /** Those of these items that are kept. */
+  items(ids: ReadonlySet<string>): ReadonlyMap<string, Item>;
+}
+
+/** Throws 400 that names the field. */
 export function readResponses(
   body: Record<string, unknown>,
-  earlier: (id: string) => readonly Item[],
+  earlier: Earlier,
   options: { ignoreUnknown?: boolean } = {},
 ): ResponsesCall {
   const fields = readFields(ResponsesBody, body, options);
   const { background = false, stream = false, store = true, tool_choice: choice, text, reasoning } = fields;
   if (background && stream) throw invalid("background", "not together with stream: ask for the response by its id");
   if (background && !store) throw invalid("store", "a background response must be stored");
-  const input: Item[] =
-    typeof fields.input === "string" ? [{ type: "message", role: "user", content: fields.input }] : fields.input;
-  const before = fields.previous_response_id === undefined ? [] : earlier(fields.previous_response_id);
+  const given = typeof fields.input === "string" ? [{ role: "user" as const, content: fields.input }] : fields.input;
+  const input = resolved(given, earlier);
+  const before = fields.previous_response_id === undefined ? [] : earlier.conversation(fields.previous_response_id);
   const history = [...before, ...input];
   const format = text?.format && text.format.type !== "text" ? text.format : undefined;
   if (format?.type === "json_schema") checkSchema(format.schema, "text.format.schema");
@@ -191,6 +201,19 @@ export function readResponses(
       ...(fields.user !== undefined && { user: fields.user }),
     },
   };
+}
+
+function resolved(given: readonly (Item | z.output<typeof Reference>)[], earlier: Earlier): Item[] {
+  const ids = given.flatMap((item) => (item.type === "item_reference" ? [item.id] : []));
+  const found = ids.length ? earlier.items(new Set(ids)) : undefined;
+  return given.map((item, i) => {
+    if (item.type !== "item_reference") return item;
+    const kept = found?.get(item.id);
+    if (kept) return kept;
+    throw new ApiError(404, `input[${i}].id: there is no item ${item.id.slice(0, 100)}; send it whole`, {
+      param: `input[${i}].id`,
+    });
+  });
 }
 
 const textIn = (content: z.output<typeof Content>): string =>
