@@ -19,6 +19,7 @@ const buckets: Record<string, readonly number[]> = {
 const help: Record<string, string> = {
   "vllm:prompt_tokens_total": "Tokens of prompts",
   "vllm:generation_tokens_total": "Tokens generated",
+  "vllm:inter_token_latency_seconds": "Seconds between two tokens: an answer's mean, once for each",
   "vllm:request_success_total": "Requests that ended, by finish reason",
   "massif:http_requests_total": "Answers, by route and status",
   "massif:tool_calls_total": "Tool calls, by what their check against the schema said",
@@ -33,9 +34,15 @@ interface Histogram {
 }
 
 const escaped = (value: string) => value.replace(/[\\"\n]/g, (c) => (c === "\n" ? "\\n" : `\\${c}`));
+/** A request counts under the same labels again and again. */
+const labelTexts = new WeakMap<Labels, string>();
 const labelText = (labels: Labels) => {
-  const text = Object.entries(labels).map(([name, value]) => `${name}="${escaped(value)}"`);
-  return text.length ? `{${text.join(",")}}` : "";
+  const known = labelTexts.get(labels);
+  if (known !== undefined) return known;
+  const parts = Object.entries(labels).map(([name, value]) => `${name}="${escaped(value)}"`);
+  const text = parts.length ? `{${parts.join(",")}}` : "";
+  labelTexts.set(labels, text);
+  return text;
 };
 
 export class Metrics {
@@ -55,7 +62,8 @@ export class Metrics {
     return this.#counters.get(name)?.get(labelText(labels))?.value ?? 0;
   }
 
-  observe(name: string, labels: Labels, value: number): void {
+  /** The same value may stand for many. */
+  observe(name: string, labels: Labels, value: number, times = 1): void {
     let rows = this.#histograms.get(name);
     if (!rows) this.#histograms.set(name, (rows = new Map()));
     const key = labelText(labels);
@@ -63,9 +71,9 @@ export class Metrics {
     let row = rows.get(key);
     if (!row) rows.set(key, (row = { labels, counts: edges.map(() => 0), sum: 0, count: 0 }));
     const at = edges.findIndex((edge) => value <= edge);
-    if (at >= 0) row.counts[at]!++;
-    row.sum += value;
-    row.count++;
+    if (at >= 0) row.counts[at]! += times;
+    row.sum += value * times;
+    row.count += times;
   }
 
   /** The text, with the gauges of each model as they are now. */
