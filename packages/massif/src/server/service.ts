@@ -154,6 +154,8 @@ export class Service {
     const leave = caller.key?.enter(Date.now());
     this.#underWay.add(controller);
     let release: (() => void) | undefined;
+    /** When the first and the latest event with something said came. */
+    let [first, last]: (number | undefined)[] = [];
     const usages: (Usage | undefined)[] = [];
     const said: ModelEvent[][] = Array.from({ length: n }, () => []);
     const counted = (choice: number): Usage | undefined =>
@@ -165,7 +167,6 @@ export class Service {
       metrics.observe("vllm:request_params_n", labels, n);
       if (maxTokens !== undefined) metrics.observe("vllm:request_params_max_tokens", labels, maxTokens);
       if (explanation) explanation.queue_ms = started - arrived;
-      let last: number | undefined;
       for await (const tagged of merge(open(controller.signal))) {
         const { choice, event } = tagged;
         const at = now();
@@ -179,9 +180,11 @@ export class Service {
           metrics.add("vllm:request_success_total", { ...labels, finished_reason: event.reason });
         } else if (event.type === "problem") explanation?.problems.push({ choice, code: event.code, text: event.text });
         else if (event.type !== "start" && event.type !== "prompt") {
-          const name = last === undefined ? "vllm:time_to_first_token_seconds" : "vllm:inter_token_latency_seconds";
-          metrics.observe(name, labels, (at - (last ?? arrived)) / 1000);
-          if (last === undefined && explanation) explanation.first_event_ms = at - arrived;
+          if (first === undefined) {
+            first = at;
+            metrics.observe("vllm:time_to_first_token_seconds", labels, (at - arrived) / 1000);
+            if (explanation) explanation.first_event_ms = at - arrived;
+          }
           last = at;
           if (event.type !== "tokens") said[choice]!.push(event);
         }
@@ -202,6 +205,10 @@ export class Service {
       const usage = totalUsage(said.map((_, choice) => counted(choice)));
       metrics.add("vllm:prompt_tokens_total", labels, usage.promptTokens);
       metrics.add("vllm:generation_tokens_total", labels, usage.completionTokens);
+      // An event may have many tokens: between them lies an answer's mean.
+      const gaps = usage.completionTokens - n;
+      if (gaps > 0 && first !== undefined)
+        metrics.observe("vllm:inter_token_latency_seconds", labels, (n * (last! - first)) / gaps / 1000, gaps);
       caller.key?.spend(usage.promptTokens + usage.completionTokens, Date.now());
       if (explanation) {
         explanation.total_ms = now() - arrived;
