@@ -1,0 +1,350 @@
+/** One chart: its lines, the cursor that all charts share, and what both say to those who do not see them. */
+import { Component, type ComponentChild, createRef, h } from "preact";
+import type { ChartSpec } from "./curated.ts";
+import { inkOf } from "./ink.ts";
+import { type Axes, drawScene, EDGE, type Stroke } from "./plot.ts";
+import type { RunData, XAxis } from "./run-data.ts";
+import { type Column, decimate, duration, figure, lowerBound, smooth } from "./series.ts";
+
+export interface Shown {
+  run: RunData;
+  /** Its name beside others. */
+  name: string;
+  /** Of the eight. */
+  colour: number;
+}
+
+export interface ChartProps {
+  spec: ChartSpec;
+  runs: readonly Shown[];
+  axis: XAxis;
+  /** The part of the axis that is seen; all where undefined. */
+  window: { from: number; to: number } | undefined;
+  /** Share of the window that a mean is taken over. */
+  smoothing: number;
+  /** What else decides how it looks: versions of runs, colours of the page. */
+  version: string;
+  onWindow(window: { from: number; to: number } | undefined): void;
+}
+
+interface Series {
+  id: string;
+  label: string;
+  run: RunData;
+  x: Column;
+  y: Column;
+  colour: number;
+  dash: readonly number[];
+}
+
+const dashes: readonly (readonly number[])[] = [[], [7, 3], [2, 3], [9, 3, 2, 3]];
+/** Events after which a curve is not what it was. */
+const troubles = new Set(["skip", "rollback", "lock-in"]);
+
+const charts = new Set<Chart>();
+let drawing = false;
+
+/** Draws what has changed and is seen, once a frame. */
+function drawSoon(): void {
+  if (drawing) return;
+  drawing = true;
+  requestAnimationFrame(() => {
+    drawing = false;
+    const start = performance.now();
+    let drawn = 0;
+    for (const chart of charts) if (chart.drawIfSeen()) drawn++;
+    if (drawn) performance.measure("draw", { start });
+  });
+}
+
+function setCursor(x: number | undefined): void {
+  for (const chart of charts) chart.showCursor(x);
+}
+
+export class Chart extends Component<ChartProps, { log: boolean; hidden: ReadonlySet<string>; said: string }> {
+  override state = { log: this.props.spec.log ?? false, hidden: new Set<string>(), said: "" };
+  readonly #plot = createRef<HTMLDivElement>();
+  readonly #canvas = createRef<HTMLCanvasElement>();
+  readonly #cursor = createRef<HTMLDivElement>();
+  readonly #band = createRef<HTMLDivElement>();
+  readonly #values = new Map<string, HTMLElement>();
+  #axes: Axes | undefined;
+  #series: Series[] = [];
+  #dirty = true;
+  #seen = false;
+  #watch: IntersectionObserver | undefined;
+  #sized: ResizeObserver | undefined;
+  #at: number | undefined;
+  #drag: number | undefined;
+
+  override componentDidMount(): void {
+    charts.add(this);
+    this.#watch = new IntersectionObserver(
+      ([entry]) => {
+        this.#seen = entry!.isIntersecting;
+        drawSoon();
+      },
+      { rootMargin: "200px" },
+    );
+    this.#sized = new ResizeObserver(() => this.#redraw());
+    this.#watch.observe(this.#plot.current!);
+    this.#sized.observe(this.#plot.current!);
+  }
+  override componentWillUnmount(): void {
+    charts.delete(this);
+    this.#watch?.disconnect();
+    this.#sized?.disconnect();
+  }
+  override componentDidUpdate(): void {
+    this.#redraw();
+  }
+  override shouldComponentUpdate(next: ChartProps, state: Chart["state"]): boolean {
+    const { version, axis, window, smoothing, runs } = this.props;
+    return (
+      state !== this.state ||
+      next.version !== version ||
+      next.axis !== axis ||
+      next.window !== window ||
+      next.smoothing !== smoothing ||
+      next.runs !== runs
+    );
+  }
+
+  #redraw(): void {
+    this.#dirty = true;
+    drawSoon();
+  }
+
+  /** Every line of every run that has it. */
+  #allSeries({ spec, runs, axis }: ChartProps): Series[] {
+    return runs.flatMap(({ run, name, colour }) =>
+      spec.lines.flatMap(({ key, label }, i) => {
+        const y = run.columns.get(key);
+        if (!y?.count) return [];
+        const alone = runs.length === 1;
+        return {
+          id: `${run.id} ${key}`,
+          label: alone ? (spec.lines.length > 1 ? label : "") : spec.lines.length > 1 ? `${name} · ${label}` : name,
+          ...{ run, x: run.x[axis], y },
+          colour: alone ? (colour + i) % 8 : colour,
+          dash: alone ? dashes[Math.floor(i / 8) % 4]! : dashes[i % 4]!,
+        };
+      }),
+    );
+  }
+
+  get #shown(): Series[] {
+    return this.#series.filter(({ id }) => !this.state.hidden.has(id));
+  }
+
+  drawIfSeen(): boolean {
+    const box = this.#plot.current;
+    if (!this.#dirty || !this.#seen || !box?.clientWidth) return false;
+    this.#dirty = false;
+    const { spec, axis, smoothing } = this.props;
+    const shown = this.#shown;
+    const { from, to } = this.props.window ?? extent(this.props.runs, axis);
+    const window = { from, to, width: box.clientWidth - EDGE.left - EDGE.right };
+    const strokes = shown.map(({ x, y, colour, dash }): Stroke => {
+      const raw = decimate(x.values, y, window);
+      // A mean of few points says less than they do.
+      const soft = smoothing > 0 && raw.points > 20 ? smooth(x.values, y, window, smoothing) : undefined;
+      return { raw, ...(soft && { smooth: soft }), colour: inkOf(`--run-${colour}`), dash };
+    });
+    const places = (run: RunData, steps: readonly number[]) => steps.map((step) => run.xOf(axis, step));
+    const ones = [...new Set(shown.map(({ run }) => run))];
+    this.#axes = drawScene(this.#canvas.current!, box.clientWidth, box.clientHeight, {
+      ...{ strokes, from, to, log: this.state.log, share: spec.share ?? false },
+      ...(spec.level && { level: spec.level }),
+      troubles: ones.flatMap((run) => {
+        const wrong = run.events.filter(({ event }) => troubles.has(event));
+        return places(run, [...new Set(wrong.map(({ step }) => step))]);
+      }),
+      marks: spec.marks ? ones.flatMap((run) => marksOf(run, spec.marks!.key, axis, window)) : [],
+      showX: axis === "time" ? duration : figure,
+      inks: { line: inkOf("--line"), faint: inkOf("--faint"), wrong: inkOf("--wrong"), ground: inkOf("--raised") },
+    });
+    this.showCursor(this.#at);
+    return true;
+  }
+
+  /** Values at a place on the axis; without one the last. */
+  showCursor(x: number | undefined): void {
+    this.#at = x;
+    const cursor = this.#cursor.current;
+    if (!cursor || !this.#axes) return;
+    const left = x === undefined ? -1 : this.#axes.xAt(x);
+    const within = left >= EDGE.left && left <= this.#plot.current!.clientWidth - EDGE.right + 1;
+    cursor.hidden = !within;
+    if (within) cursor.style.translate = `${left}px`;
+    for (const series of this.#series) {
+      const element = this.#values.get(series.id);
+      const text = figure(valueAt(series, x));
+      if (element && element.textContent !== text) element.textContent = text;
+    }
+    if (within) cursor.dataset.x = this.#sayX(x!);
+  }
+
+  #sayX(x: number): string {
+    const { axis } = this.props;
+    const value = axis === "step" ? Math.round(x).toLocaleString("en") : axis === "time" ? duration(x) : figure(x);
+    return axis === "step" ? `step ${value}` : axis === "tokens" ? `${value} tokens` : value;
+  }
+
+  readonly #onMove = (event: PointerEvent) => {
+    if (!this.#axes) return;
+    const x = event.clientX - this.#plot.current!.getBoundingClientRect().left;
+    const band = this.#band.current!;
+    if (this.#drag !== undefined) {
+      const [a, b] = [Math.min(x, this.#drag), Math.max(x, this.#drag)];
+      band.hidden = b - a < 4;
+      band.style.translate = `${a}px`;
+      band.style.width = `${b - a}px`;
+    }
+    setCursor(this.#axes.valueAt(x));
+  };
+  readonly #onDown = (event: PointerEvent) => {
+    if (event.pointerType !== "mouse" || event.button !== 0) return this.#onMove(event);
+    this.#drag = event.clientX - this.#plot.current!.getBoundingClientRect().left;
+    this.#plot.current!.setPointerCapture(event.pointerId);
+  };
+  readonly #onUp = (event: PointerEvent) => {
+    const begun = this.#drag;
+    this.#drag = undefined;
+    this.#band.current!.hidden = true;
+    if (begun === undefined || !this.#axes) return;
+    const x = event.clientX - this.#plot.current!.getBoundingClientRect().left;
+    if (Math.abs(x - begun) < 6) return;
+    const [from, to] = [this.#axes.valueAt(Math.min(x, begun)), this.#axes.valueAt(Math.max(x, begun))];
+    this.props.onWindow({ from, to });
+  };
+  readonly #onKey = (event: KeyboardEvent) => {
+    const { runs, axis, onWindow } = this.props;
+    const { from, to } = this.props.window ?? extent(runs, axis);
+    const at = this.#at ?? to;
+    const step = (to - from) / 100;
+    const zoom = (by: number) => onWindow({ from: at - (at - from) * by, to: at + (to - at) * by });
+    const moves: Record<string, () => void> = {
+      ArrowLeft: () => setCursor(Math.max(from, at - step)),
+      ArrowRight: () => setCursor(Math.min(to, at + step)),
+      Home: () => setCursor(from),
+      End: () => setCursor(to),
+      "+": () => zoom(0.5),
+      "-": () => (this.props.window ? zoom(2) : undefined),
+      Escape: () => {
+        setCursor(undefined);
+        onWindow(undefined);
+      },
+    };
+    const move = moves[event.key];
+    if (!move || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    move();
+    this.setState({ said: this.#at === undefined ? "" : `${this.#sayX(this.#at)}: ${this.#say(this.#at)}` });
+  };
+
+  #say(x: number | undefined): string {
+    return this.#shown.map((one) => `${one.label || this.props.spec.title} ${figure(valueAt(one, x))}`).join(", ");
+  }
+
+  override render(props: ChartProps, { log, hidden, said }: Chart["state"]): ComponentChild {
+    const { spec } = props;
+    this.#series = this.#allSeries(props);
+    const toggle = (id: string) => {
+      const next = new Set(hidden);
+      if (!next.delete(id)) next.add(id);
+      this.setState({ hidden: next });
+    };
+    return h(
+      "section",
+      { class: "chart", "aria-label": spec.title },
+      h(
+        "header",
+        null,
+        h("h3", null, spec.title),
+        h(
+          "button",
+          {
+            ...{ type: "button", class: "log", "aria-pressed": log, title: "Logarithmic axis" },
+            onClick: () => this.setState({ log: !log }),
+          },
+          "log",
+        ),
+      ),
+      h(
+        "ul",
+        { class: "legend" },
+        this.#series.map(({ id, label, colour, dash }) =>
+          h(
+            "li",
+            { key: id },
+            h(
+              "button",
+              {
+                ...{ type: "button", "aria-pressed": !hidden.has(id), disabled: this.#series.length === 1 },
+                ...{ onClick: () => toggle(id), "aria-label": `${label || spec.title}: shown`, title: label },
+              },
+              h("span", { key: "swatch", class: `swatch run-${colour}${dash.length ? " dashed" : ""}` }),
+              label && h("span", { key: "name", class: "name" }, label),
+              h("span", {
+                key: "value",
+                class: "value",
+                ref: (element: HTMLElement | null) =>
+                  element ? void this.#values.set(id, element) : void this.#values.delete(id),
+              }),
+            ),
+          ),
+        ),
+      ),
+      h(
+        "div",
+        {
+          ...{ class: "plot", ref: this.#plot, tabIndex: 0, role: "group" },
+          "aria-label": `Curves of ${spec.title}. Now: ${this.#say(undefined)}. Arrow keys move the cursor, plus and minus zoom, Escape shows all.`,
+          ...{ onPointerMove: this.#onMove, onPointerDown: this.#onDown, onPointerUp: this.#onUp },
+          ...{ onPointerLeave: () => this.#drag === undefined && setCursor(undefined), onKeyDown: this.#onKey },
+          onDblClick: () => props.onWindow(undefined),
+        },
+        h("canvas", { ref: this.#canvas, "aria-hidden": true }),
+        h("div", { class: "cursor", ref: this.#cursor, hidden: true }),
+        h("div", { class: "band", ref: this.#band, hidden: true }),
+      ),
+      h("p", { class: "unseen", role: "status" }, said),
+    );
+  }
+}
+
+function valueAt({ x, y }: Series, at: number | undefined): number {
+  if (at === undefined) return y.values[y.lastAt(y.length)] ?? Number.NaN;
+  // Another run may go on where this one has ended.
+  if (at > x.values[x.length - 1]!) return Number.NaN;
+  const next = lowerBound(x.values, x.length, at);
+  // The row that is nearer.
+  const row = next > 0 && (next === x.length || at - x.values[next - 1]! < x.values[next]! - at) ? next - 1 : next;
+  return y.values[y.lastAt(row)] ?? Number.NaN;
+}
+
+/** From the first to the last row of all runs. */
+export function extent(runs: readonly Shown[], axis: XAxis): { from: number; to: number } {
+  let [from, to] = [Infinity, -Infinity];
+  for (const { run } of runs) {
+    if (!run.rows) continue;
+    from = Math.min(from, run.x[axis].values[0]!);
+    to = Math.max(to, run.x[axis].values[run.rows - 1]!);
+  }
+  return from > to ? { from: 0, to: 1 } : { from, to: to > from ? to : from + 1 };
+}
+
+/** Where a column is above 0, one mark a pixel. */
+function marksOf(
+  run: RunData,
+  key: string,
+  axis: XAxis,
+  window: { from: number; to: number; width: number },
+): number[] {
+  const column = run.columns.get(key);
+  if (!column) return [];
+  const { at, parts } = decimate(run.x[axis].values, column, window);
+  const unit = (window.to - window.from) / window.width;
+  return at.flatMap((pixel, i) => (parts[4 * i + 2]! > 0 ? window.from + pixel * unit : []));
+}
