@@ -10,6 +10,7 @@ import { PagedCache } from "./cache.ts";
 import { Choice } from "./choice.ts";
 import { embed } from "./embed.ts";
 import { Generation } from "./generation.ts";
+import { type EngineChat, type EngineModelOptions, engineModel } from "./language-model.ts";
 import { lookUp, type Speculate } from "./lookup.ts";
 import type { Numerics } from "./numerics.ts";
 import { Pages, sequence } from "./pages.ts";
@@ -162,6 +163,11 @@ export class Engine implements Disposable {
     this.#counts.requests++;
     this.#wake();
     return generation;
+  }
+
+  /** The engine as a chat model. Throws `engine.tokenizer` for one without, and `chat.template`. */
+  chat(options: EngineModelOptions): EngineChat {
+    return engineModel(this, options);
   }
 
   /** Stops after the step under way. Requests are still taken. */

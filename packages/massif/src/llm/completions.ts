@@ -19,7 +19,7 @@ import { Http, type HttpOptions } from "./http.ts";
 import type { Finish, LanguageModel, ModelEvent, TokenInfo, Usage } from "./model.ts";
 import { type ChunkReader, readFinish, readMessage, startOf } from "./openai.ts";
 import type { ChatRequest } from "./request.ts";
-import { CompletionChunk, readUsage, writeSampling } from "./wire.ts";
+import { CompletionChunk, readUsage, writeQueue, writeSampling } from "./wire.ts";
 
 export interface K2CompletionsOptions extends HttpOptions {
   model: string;
@@ -72,8 +72,12 @@ export class K2CompletionsModel implements LanguageModel, Disposable {
       // The default of this endpoint is 16: a message needs a limit of its own, and an engine cuts it to its context.
       max_tokens: request.sampling?.maxTokens ?? 32_768,
       stop: [...(request.sampling?.stop ?? []), ...(end === undefined ? [END] : [])],
-      ...(end !== undefined && { stop_token_ids: [end], return_token_ids: true }),
+      ...(end !== undefined && {
+        stop_token_ids: [...(request.sampling?.stopIds ?? []), ...(request.sampling?.ignoreEnd ? [] : [end])],
+        return_token_ids: true,
+      }),
       logprobs: request.logprobs,
+      ...writeQueue(request),
       // The markers of calls must come through as text.
       skip_special_tokens: false,
       spaces_between_special_tokens: false,
@@ -96,7 +100,8 @@ export class K2CompletionsModel implements LanguageModel, Disposable {
   }
 }
 
-function refuseUnsupported({ toolChoice, parallelToolCalls, responseFormat }: ChatRequest, name: string): void {
+function refuseUnsupported(request: ChatRequest, name: string): void {
+  const { toolChoice, parallelToolCalls, responseFormat, reasoning } = request;
   const field =
     toolChoice === "required" || typeof toolChoice === "object"
       ? "toolChoice"
@@ -104,7 +109,11 @@ function refuseUnsupported({ toolChoice, parallelToolCalls, responseFormat }: Ch
         ? "parallelToolCalls"
         : responseFormat && responseFormat.type !== "text"
           ? "responseFormat"
-          : undefined;
+          : reasoning?.budget !== undefined
+            ? "reasoning.budget"
+            : request.promptLogprobs !== undefined
+              ? "promptLogprobs"
+              : undefined;
   if (!field) return;
   throw new LlmError("llm.unsupported", {
     found: `${field} asked of ${name}, which is a raw completions endpoint`,

@@ -201,10 +201,13 @@ export function readFinish(reason: string, model: string): Finish {
   return reason === "tool_calls" || reason === "function_call" ? "tool_calls" : "stop";
 }
 
-function readToken({ id, token, logprob, bytes }: Likely): TokenInfo {
+function readToken({ id: told, token, logprob, bytes }: Likely): TokenInfo {
+  // vLLM, asked for return_tokens_as_token_ids.
+  const [, named] = /^token_id:(\d+)$/.exec(token ?? "") ?? [];
+  const id = told ?? (named === undefined ? undefined : Number(named));
   return {
     ...(id != null && { id }),
-    ...(token != null && { text: token }),
+    ...(token != null && named === undefined && { text: token }),
     ...(bytes && { bytes }),
     ...(logprob != null && { logprob }),
   };

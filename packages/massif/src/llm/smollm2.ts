@@ -100,6 +100,7 @@ export class SmolLM2 implements LanguageModel, AsyncDisposable {
   async *#answer(request: ChatRequest): AsyncGenerator<ModelEvent, void, undefined> {
     const { signal, sampling = {} } = request;
     if (signal?.aborted) throw aborted(signal);
+    refuse(request);
     const tools = request.toolChoice === "none" ? [] : (request.tools ?? []);
     const prompt = this.#prompt(request.messages, tools);
     const room = this.#contextSize - prompt.length - 1;
@@ -215,6 +216,19 @@ function callSchema(tools: readonly ToolSpec[], choice: ChatRequest["toolChoice"
   }
   const reply = { type: "object", properties: { reply: { type: "string" } } };
   return { oneOf: [...calls, ...(choice === undefined || choice === "auto" ? [reply] : [])] };
+}
+
+/** Throws `llm.unsupported` for what only an engine of our own, or a large one, can do. */
+function refuse({ sampling = {}, responseFormat, reasoning, ...request }: ChatRequest): void {
+  const chosen = ["minTokens", "ignoreEnd", "stopIds", "includeStop", "allowedIds", "badWords"] as const;
+  const asked = ["promptLogprobs", "truncatePrompt", "priority", "salt"] as const;
+  const format = responseFormat?.type ?? "text";
+  const field =
+    chosen.find((name) => sampling[name] !== undefined) ??
+    asked.find((name) => request[name] !== undefined) ??
+    (["regex", "choice", "grammar"].includes(format) ? `a format “${format}”` : undefined) ??
+    (reasoning?.budget === undefined ? undefined : "reasoning.budget");
+  if (field) throw new LlmError("llm.unsupported", { found: `${field} asked of SmolLM2`, fix: "leave it out" });
 }
 
 /** The object that the schema above asks for, as events; what was cut stands as text. */

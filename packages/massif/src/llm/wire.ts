@@ -1,7 +1,7 @@
 /** The OpenAI protocol as it is on the wire: what we ask, and what is read of an answer. Reading is tolerant: engines
  *  leave fields out, put null, or name them otherwise (serving-and-agent.md §2, §3, §5). */
 import { z } from "zod";
-import type { Message } from "../chat/index.ts";
+import { declaredTools, type Message } from "../chat/index.ts";
 import type { Usage } from "./model.ts";
 import type { ChatRequest, Sampling } from "./request.ts";
 
@@ -160,8 +160,8 @@ export function writeChat(request: ChatRequest, maxTokensKey?: string): Record<s
   const thinking = reasoning?.enabled ?? (reasoning?.keep ? true : undefined);
   return {
     messages: request.messages.map(writeMessage),
-    ...(tools?.length && {
-      tools,
+    ...(tools?.length && { tools }),
+    ...(declaredTools(request).length && {
       tool_choice: typeof toolChoice === "object" ? { type: "function", function: toolChoice } : toolChoice,
       parallel_tool_calls: request.parallelToolCalls,
     }),
@@ -176,11 +176,16 @@ export function writeChat(request: ChatRequest, maxTokensKey?: string): Record<s
     ...(request.logprobs !== undefined && { logprobs: true, top_logprobs: request.logprobs || undefined }),
     return_token_ids: request.tokenIds || undefined,
     prompt_logprobs: request.promptLogprobs,
-    truncate_prompt_tokens: request.truncatePrompt,
-    priority: request.priority,
-    cache_salt: request.salt,
+    ...writeQueue(request),
   };
 }
+
+/** What is asked of an engine's queue and cache. */
+export const writeQueue = ({ truncatePrompt, priority, salt }: ChatRequest): Record<string, unknown> => ({
+  truncate_prompt_tokens: truncatePrompt,
+  priority,
+  cache_salt: salt,
+});
 
 /** OpenAI's formats, and vLLM's word for what they do not know. */
 function writeFormat(format: ChatRequest["responseFormat"]): Record<string, unknown> {

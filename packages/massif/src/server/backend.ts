@@ -47,6 +47,10 @@ export interface Gauges {
   prefixQueries: number;
   prefixHits: number;
   preemptions: number;
+  /** Of an engine that guesses: steps with guesses, tokens guessed, and those that were right. */
+  drafts?: number;
+  draftTokens?: number;
+  acceptedTokens?: number;
 }
 
 export interface Backend {

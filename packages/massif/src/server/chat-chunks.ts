@@ -25,15 +25,19 @@ export function usageBody(usage: Usage): Record<string, unknown> {
 
 const bytesOf = (token: Omit<TokenInfo, "top">): number[] => token.bytes ?? [...Buffer.from(token.text ?? "")];
 
-const likely = (token: Omit<TokenInfo, "top">) => ({
+const likely = (token: Omit<TokenInfo, "top">, asIds: boolean) => ({
   // A token that is part of a character has no text of its own: its bytes tell it.
-  token: token.text ?? Buffer.from(token.bytes ?? []).toString(),
+  token: asIds ? `token_id:${token.id}` : (token.text ?? Buffer.from(token.bytes ?? []).toString()),
   logprob: token.logprob ?? -9999,
   bytes: bytesOf(token),
 });
 
-export const logprobsBody = (tokens: readonly TokenInfo[]): Record<string, unknown> => ({
-  content: tokens.map((token) => ({ ...likely(token), top_logprobs: (token.top ?? []).map(likely) })),
+/** `asIds`: vLLM's `return_tokens_as_token_ids`. */
+export const logprobsBody = (tokens: readonly TokenInfo[], asIds = false): Record<string, unknown> => ({
+  content: tokens.map((token) => ({
+    ...likely(token, asIds),
+    top_logprobs: (token.top ?? []).map((other) => likely(other, asIds)),
+  })),
   refusal: null,
 });
 
@@ -56,14 +60,17 @@ export class ChatChunks {
   *push({ choice, event }: Tagged): Generator<Record<string, unknown>> {
     if (!this.#begun.has(choice)) {
       this.#begun.add(choice);
-      yield this.#chunk(choice, { role: "assistant", content: "" }, null, promptIds(event));
+      const more = this.#call.tellsIds ? promptIds(event) : {};
+      yield this.#chunk(choice, { role: "assistant", content: "" }, null, more);
+      if (this.#call.echo) yield this.#chunk(choice, { content: this.#call.echo });
     }
     switch (event.type) {
       case "tokens":
         this.#tokens[choice]!.push(...event.tokens);
         break;
       case "reasoning":
-        yield this.#chunk(choice, { reasoning_content: event.text, reasoning: event.text });
+        if (this.#call.showsReasoning)
+          yield this.#chunk(choice, { reasoning_content: event.text, reasoning: event.text });
         break;
       case "text":
         yield this.#chunk(choice, { content: event.text });
@@ -101,16 +108,16 @@ export class ChatChunks {
 
   #chunk(index: number, delta: Choice, finish_reason: string | null = null, more: Choice = {}): Choice {
     const tokens = this.#tokens[index]!.splice(0);
-    const { logprobs, tokenIds } = this.#call.chat;
+    const { chat, tellsIds, tokensAsIds } = this.#call;
     return {
       ...this.#head,
       choices: [
         {
           index,
           delta,
-          logprobs: logprobs !== undefined && tokens.length ? logprobsBody(tokens) : null,
+          logprobs: chat.logprobs !== undefined && tokens.length ? logprobsBody(tokens, tokensAsIds) : null,
           finish_reason,
-          ...(tokenIds && { token_ids: tokens.map(({ id }) => id) }),
+          ...(tellsIds && { token_ids: tokens.map(({ id }) => id) }),
           ...more,
         },
       ],
@@ -130,6 +137,8 @@ export function chatAnswer(
   explain?: Explanation,
 ): Record<string, unknown> {
   const usages: (Usage | undefined)[] = [];
+  const { echo = "", tellsIds, tokensAsIds, showsReasoning } = call;
+  const seen = events.find(({ event }) => event.type === "start" && event.promptLogprobs)?.event;
   const choices = Array.from({ length: call.n }, (_, index) => {
     const own = events.filter(({ choice }) => choice === index).map(({ event }) => event);
     const { message } = assemble(own.filter((event) => event.type !== "finish") as ChatEvent[]);
@@ -142,15 +151,15 @@ export function chatAnswer(
       index,
       message: {
         role: "assistant",
-        content: tool_calls && message.content === "" ? null : message.content,
+        content: tool_calls && !echo && message.content === "" ? null : echo + message.content,
         refusal: null,
-        ...(reasoning !== undefined && { reasoning_content: reasoning, reasoning }),
+        ...(reasoning !== undefined && showsReasoning && { reasoning_content: reasoning, reasoning }),
         ...(tool_calls && { tool_calls }),
       },
-      logprobs: call.chat.logprobs !== undefined ? logprobsBody(tokens) : null,
+      logprobs: call.chat.logprobs !== undefined ? logprobsBody(tokens, tokensAsIds) : null,
       finish_reason: finish?.reason ?? "stop",
       stop_reason: finish?.stop ?? null,
-      ...(call.chat.tokenIds && { token_ids: tokens.map(({ id }) => id), prompt_token_ids: prompt }),
+      ...(tellsIds && { token_ids: tokens.map(({ id }) => id), prompt_token_ids: prompt }),
     };
   });
   return {
@@ -161,6 +170,7 @@ export function chatAnswer(
     system_fingerprint: fingerprint,
     choices,
     usage: usageBody(totalUsage(usages)),
+    ...(seen?.type === "start" && { prompt_logprobs: seen.promptLogprobs }),
     ...(explain && { explain }),
   };
 }

@@ -1,22 +1,15 @@
 /** Our own engine as a backend: conversations, bare continuations, weights, gauges. */
-import { type TemplateName, type ToolStyle, thinks } from "../chat/index.ts";
-import { type Engine, engineModel } from "../engine/index.ts";
-import type { ChatRequest, Sampling, TokenInfo } from "../llm/index.ts";
+import { readTemplateName, type TemplateName, type ToolStyle } from "../chat/index.ts";
+// Types alone: a gateway has no engine, and needs no torch.
+import type { Engine } from "../engine/index.ts";
+import type { Sampling, TokenInfo } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import {
-  type Backend,
-  type Control,
-  type Format,
-  type Prompt,
-  type RawEvent,
-  type RawRequest,
-  renderPrompt,
-} from "./backend.ts";
+import type { Backend, Control, Format, RawEvent, RawRequest } from "./backend.ts";
 import { embedHere } from "./embeddings.ts";
 
 export interface EngineBackendOptions {
   names: readonly string[];
-  template: TemplateName;
+  template: TemplateName | "instruct";
   toolStyle?: ToolStyle;
   /** What requests leave out. */
   sampling?: Sampling;
@@ -25,11 +18,12 @@ export interface EngineBackendOptions {
   pace?: number;
 }
 
-/** Throws `engine.tokenizer` for an engine without one. */
+/** Throws `engine.tokenizer` for an engine without one, and `chat.template`. */
 export function engineBackend(engine: Engine, options: EngineBackendOptions): Backend {
-  const { names, template, toolStyle, sampling, pace = 40 } = options;
+  const { names, toolStyle, sampling, pace = 40 } = options;
+  const template = readTemplateName(options.template);
   const style = toolStyle && { toolStyle };
-  const model = engineModel(engine, { template, name: names[0]!, pace, ...style, ...(sampling && { sampling }) });
+  const model = engine.chat({ template, name: names[0]!, pace, ...style, ...(sampling && { sampling }) });
   const tokenizer = engine.tokenizer!;
   const format: Format = { tokenizer, template, ...style };
   return {
@@ -37,14 +31,15 @@ export function engineBackend(engine: Engine, options: EngineBackendOptions): Ba
     model,
     format,
     contextLength: engine.contextLength,
-    prompt: (request) => withThink(format, request),
+    prompt: (request) => model.prompt(request),
     raw: (request) => continueRaw(engine, tokenizer, request, pace),
     embed: (inputs, options) => embedHere(engine, inputs, options),
     control: controlOf(engine),
     gauges() {
-      const { running, waiting, blocks, promptTokens, cachedTokens, preemptions } = engine.metrics();
+      const { running, waiting, blocks, promptTokens, cachedTokens, preemptions, ...metrics } = engine.metrics();
       const usage = { cacheUsage: blocks.held / blocks.total, prefixQueries: promptTokens, prefixHits: cachedTokens };
-      return { running, waiting, preemptions, ...usage };
+      const { drafts, draftTokens, acceptedTokens } = metrics;
+      return { running, waiting, preemptions, ...usage, drafts, draftTokens, acceptedTokens };
     },
   };
 }
@@ -60,24 +55,6 @@ const controlOf = (engine: Engine): Control => ({
   resume: () => engine.resume(),
   update: (folder, underWay) => engine.updateWeights(folder, { underWay }),
 });
-
-/** The engine's prompt: where a grammar holds the answer, or thinking is off, it says how the turn begins. */
-function withThink(format: Format, request: ChatRequest): Prompt {
-  const { special } = format.tokenizer;
-  const prompt = renderPrompt(format, request);
-  const [think, thinkEnd] = [special.get("<think>"), special.get("</think>")];
-  const wanted = request.reasoning?.enabled ?? true;
-  const { tools, toolChoice, responseFormat } = request;
-  const forced = toolChoice === "required" || typeof toolChoice === "object";
-  const enforced = !!tools?.length || forced || (responseFormat !== undefined && responseFormat.type !== "text");
-  const begun = prompt.ids.at(-1) !== special.get("<|im_middle|>");
-  if (!thinks(format.template) || think === undefined || thinkEnd === undefined || begun || (wanted && !enforced))
-    return prompt;
-  return {
-    rendered: `${prompt.rendered}<think>${wanted ? "" : "</think>"}`,
-    ids: [...prompt.ids, think, ...(wanted ? [] : [thinkEnd])],
-  };
-}
 
 async function* continueRaw(
   engine: Engine,
@@ -129,7 +106,7 @@ async function* continueRaw(
     const last = tokens.at(-1)!.finish;
     if (last) {
       const { reason, stop } = last;
-      finish = { type: "finish", reason, ...(typeof stop === "string" && { stop }) };
+      finish = { type: "finish", reason, ...(stop !== undefined && { stop }) };
     }
   }
   if (!told) yield tellPrompt();

@@ -15,6 +15,8 @@ export const fieldLimits = {
   schemaDepth: 30,
   patternBytes: 1000,
   nameLength: 128,
+  ids: 4096,
+  badWords: 256,
 };
 
 /** OpenAI's alphabet, and the dots, colons and slashes of MCP servers. No name can spell a control token. */
@@ -97,7 +99,7 @@ export function checkSchema(schema: JsonSchema, param: string): void {
   walk(schema, param, 0);
 }
 
-function checkPattern(pattern: string, param: string): void {
+export function checkPattern(pattern: string, param: string): void {
   if (pattern.length > fieldLimits.patternBytes)
     throw invalid(param, `a pattern of more than ${fieldLimits.patternBytes} characters`);
   // Counted repeats are written out by whoever compiles them.
@@ -122,27 +124,29 @@ export interface ToolFields {
   parallelToolCalls?: boolean;
 }
 
-/** The tools that may be called, and whether one must be. Throws 400. */
+/** The tools that may be called, and whether one must be; `declared` are those of messages. Throws 400. */
 export function toolsOf(
   given: readonly ToolSpec[] | undefined,
   choice: ToolChoice | { mode: "auto" | "required"; allowed: readonly string[] } | undefined,
   parallel: boolean | undefined,
-  param = "tool_choice",
+  { param = "tool_choice", declared = [] }: { param?: string; declared?: readonly ToolSpec[] } = {},
 ): ToolFields {
   const tools = given ?? [];
   checkTools(tools);
-  const known = (name: string) => tools.some((tool) => tool.function?.name === name);
+  const known = (name: string) => [...tools, ...declared].some((tool) => tool.function?.name === name);
   const unknown = (name: string) => invalid(param, `there is no tool ${JSON.stringify(name)} in tools`);
   const restricted = typeof choice === "object" && "allowed" in choice;
   if (restricted) for (const name of choice.allowed) if (!known(name)) throw unknown(name);
   if (typeof choice === "object" && "name" in choice && !known(choice.name)) throw unknown(choice.name);
   const toolChoice = restricted ? choice.mode : choice;
   const allowed = restricted ? tools.filter((tool) => choice.allowed.includes(tool.function!.name)) : tools;
-  if (toolChoice === "required" && !allowed.length) throw invalid(param, '"required" without tools');
+  if (restricted && declared.length) throw invalid(param, "allowed_tools, beside tools that messages declare");
+  const any = allowed.length + declared.length > 0;
+  if (toolChoice === "required" && !any) throw invalid(param, '"required" without tools');
   return {
     ...(allowed.length && { tools: allowed }),
-    ...(allowed.length && toolChoice !== undefined && { toolChoice }),
-    ...(allowed.length && parallel !== undefined && { parallelToolCalls: parallel }),
+    ...(any && toolChoice !== undefined && { toolChoice }),
+    ...(any && parallel !== undefined && { parallelToolCalls: parallel }),
   };
 }
 

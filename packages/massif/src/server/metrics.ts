@@ -88,6 +88,9 @@ export class Metrics {
       ["vllm:prefix_cache_queries_total", "counter", (g) => g.prefixQueries],
       ["vllm:prefix_cache_hits_total", "counter", (g) => g.prefixHits],
       ["vllm:num_preemptions_total", "counter", (g) => g.preemptions],
+      ["vllm:spec_decode_num_drafts_total", "counter", (g) => g.drafts ?? 0],
+      ["vllm:spec_decode_num_draft_tokens_total", "counter", (g) => g.draftTokens ?? 0],
+      ["vllm:spec_decode_num_accepted_tokens_total", "counter", (g) => g.acceptedTokens ?? 0],
     ];
     for (const [name, type, read] of gauges) {
       head(name, type);

@@ -1,6 +1,6 @@
 /** One request for one or more answers, whichever dialect asked: model, slot, key, events, numbers. */
 import { MassifError } from "../common/index.ts";
-import { type ChatRequest, estimateUsage, type ModelEvent, type Usage } from "../llm/index.ts";
+import { type ChatRequest, estimateUsage, type ModelEvent, type Trace, type Usage } from "../llm/index.ts";
 import type { Backend, RawEvent, RawRequest } from "./backend.ts";
 import { ApiError, CLIENT_GONE, toApiError } from "./errors.ts";
 import type { Key } from "./keys.ts";
@@ -57,6 +57,8 @@ export interface Explanation {
   total_ms?: number;
   cached_tokens?: number;
   weight_version?: number;
+  /** Of each answer, from our own engine: its queue (milliseconds since it came there), cache and masks. */
+  engine?: Record<string, unknown>[];
   problems: { choice: number; code: string; text: string }[];
 }
 
@@ -106,7 +108,7 @@ export class Service {
   run(call: Call, caller: Caller, explanation?: Explanation): AsyncGenerator<Tagged, void, undefined> {
     const backend = this.backend(call.model);
     const asked = { n: call.n, chat: call.chat, maxTokens: call.chat.sampling?.maxTokens };
-    return this.#serve(backend, caller, asked, (signal) => streams(backend, call, caller, signal), explanation);
+    return this.#serve(backend, caller, asked, (signal) => streams(backend, call, caller, signal, explanation), explanation);
   }
 
   /** The same of bare continuations, one a choice. */
@@ -257,14 +259,30 @@ function streams(
   { chat, n }: Call,
   { key }: Caller,
   signal: AbortSignal,
+  explanation: Explanation | undefined,
 ): AsyncIterable<ModelEvent>[] {
   // The engine lets users take turns.
   const metadata = { ...chat.metadata, ...(key && { user: key.name }) };
   return Array.from({ length: n }, (_, i) => {
     const seed = chat.sampling?.seed;
     const sampling = seed === undefined || !i ? chat.sampling : { ...chat.sampling, seed: seed + i };
-    return model.stream({ ...chat, ...(sampling && { sampling }), metadata, signal });
+    const onTrace = (trace: Trace) => {
+      (explanation!.engine ??= []).push(explained(i, trace));
+    };
+    const more = { metadata, signal, ...(explanation && { onTrace }) };
+    return model.stream({ ...chat, ...(sampling && { sampling }), ...more });
   });
+}
+
+function explained(choice: number, trace: Trace): Record<string, unknown> {
+  const { admitted, firstToken, finished, preemptions, blocksFound, masks } = trace;
+  const { asked, computed, forced, milliseconds } = masks;
+  return {
+    choice,
+    queue: { arrived_ms: 0, admitted_ms: admitted, first_token_ms: firstToken, finished_ms: finished, preemptions },
+    cache_blocks_hit: blocksFound,
+    masks: { asked, computed, cached: Math.max(0, asked - computed), forced_tokens: forced, ms: milliseconds },
+  };
 }
 
 /** Events of several streams in the order in which they come. */
