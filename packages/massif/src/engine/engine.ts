@@ -175,6 +175,11 @@ export class Engine implements Disposable {
     this.#paused = true;
   }
 
+  /** Sends what is under way back to wait: its blocks are free, its tokens are computed again. */
+  retract(): void {
+    this.#scheduler.retract();
+  }
+
   /** Pauses once what is under way has ended; or ends everything, what waits too. */
   async stop(underWay: "finish" | "abort"): Promise<void> {
     if (underWay === "abort") for (const { generation } of [...this.#work.values()]) generation.cancel("paused");
@@ -244,13 +249,15 @@ export class Engine implements Disposable {
 
   /**
    * Takes other weights: a folder, tensors by parameter name, a function that changes the model's own tensors in place, or
-   * nothing where that was done. What is under way first ends under the old weights, or is cancelled (`abort`); what waits begins under the new
-   * ones, so every choice is of one version. Prefixes computed before are not found again. Returns the new version.
+   * nothing where that was done. What is under way first ends under the old weights, or is cancelled (`abort`); what waits
+   * begins under the new ones, so every choice is of one version. Or (`recompute`) what is under way goes on under the new
+   * ones at once, from the tokens that it has, each of which tells its version. Prefixes computed before are not found
+   * again. Returns the new version.
    * Throws `engine.paused` where requests are under way and nothing runs, and `engine.asleep` where the weights are.
    */
   async updateWeights(
     source?: string | ReadonlyMap<string, Tensor> | (() => void),
-    { underWay = "finish" }: { underWay?: "finish" | "abort" } = {},
+    { underWay = "finish" }: { underWay?: "finish" | "abort" | "recompute" } = {},
   ): Promise<number> {
     if (this.#weightsAsleep)
       throw new MassifError("engine.asleep", { found: "an update of weights that are asleep", fix: "wake them first" });
@@ -269,9 +276,10 @@ export class Engine implements Disposable {
   }
 
   /** Returns when nothing is under way; what waits goes on waiting until `draining` is unset. */
-  async #drain(underWay: "finish" | "abort", why: string): Promise<void> {
+  async #drain(underWay: "finish" | "abort" | "recompute", why: string): Promise<void> {
     const scheduler = this.#scheduler;
     if (scheduler.draining) throw new MassifError("engine.updating", { found: `${why} while it is changed already` });
+    if (underWay === "recompute") return scheduler.retract();
     if (underWay === "abort")
       for (const { job, generation } of [...this.#work.values()]) if (job.started) generation.cancel(why);
     if (scheduler.underWay) {

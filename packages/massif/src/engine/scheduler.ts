@@ -171,6 +171,11 @@ export class Scheduler {
     this.pages.release(job.seq);
   }
 
+  /** Sends all that run back to wait. */
+  retract(): void {
+    for (const job of [...this.#running]) this.#preempt(job);
+  }
+
   /** Gives a job as many tokens as there is budget and room; returns the budget left. */
   #advance(job: Job, budget: number, plan: Plan, draft: readonly number[] = []): number {
     const { seq } = job;

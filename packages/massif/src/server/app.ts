@@ -59,8 +59,8 @@ export function createApp(given: AppOptions): Hono<Env> {
     if (c.error) c.res = errorResponse(c, app, c.error);
     c.header("x-request-id", requestId);
     c.header("request-id", requestId);
-    const [version] = service.backends.flatMap(({ control }) => (control ? [control.version] : []));
-    if (version !== undefined) c.header("x-weight-version", String(version));
+    const control = service.backends.find((backend) => backend.control)?.control;
+    if (control) c.header("x-weight-version", control.nameOf(c.get("weights") ?? control.version));
     if (allowed) {
       c.header("access-control-allow-origin", c.req.header("origin") ?? "*");
       c.header("access-control-allow-headers", "*, authorization");

@@ -2,6 +2,7 @@
 import { encodeSegments, render, renderedText, type TemplateName, type ToolStyle } from "../chat/index.ts";
 import type { ChatRequest, LanguageModel, ModelEvent, Sampling, TokenInfo } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
+import type { Control } from "./control.ts";
 import type { Embedded, EmbeddingInputs, EmbedOptions } from "./embeddings.ts";
 
 /** The K2 format of a model whose prompts are made here. */
@@ -23,20 +24,12 @@ export interface RawRequest {
   stopIds?: readonly number[];
   minTokens?: number;
   signal?: AbortSignal;
+  /** Told the version of the weights that answer. */
+  onWeights?(version: number): void;
 }
 export type RawEvent =
   | Extract<ModelEvent, { type: "text" | "tokens" | "usage" | "finish" }>
   | { type: "prompt"; tokens: TokenInfo[] };
-
-/** The weights behind a model, for reinforcement learning. */
-export interface Control {
-  readonly version: number;
-  readonly paused: boolean;
-  pause(): void;
-  resume(): void;
-  /** Takes the weights of a folder. Returns the new version. */
-  update(folder: string, underWay: "finish" | "abort"): Promise<number>;
-}
 
 /** What vLLM's metrics tell of an engine. */
 export interface Gauges {

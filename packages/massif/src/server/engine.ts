@@ -4,7 +4,8 @@ import { readTemplateName, type TemplateName, type ToolStyle } from "../chat/ind
 import type { Engine } from "../engine/index.ts";
 import type { Sampling, TokenInfo } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import type { Backend, Control, Format, RawEvent, RawRequest } from "./backend.ts";
+import type { Backend, Format, RawEvent, RawRequest } from "./backend.ts";
+import { EngineControl } from "./control.ts";
 import { embedHere } from "./embeddings.ts";
 
 export interface EngineBackendOptions {
@@ -34,7 +35,7 @@ export function engineBackend(engine: Engine, options: EngineBackendOptions): Ba
     prompt: (request) => model.prompt(request),
     raw: (request) => continueRaw(engine, tokenizer, request, pace),
     embed: (inputs, options) => embedHere(engine, inputs, options),
-    control: controlOf(engine),
+    control: new EngineControl(engine),
     gauges() {
       const { running, waiting, blocks, promptTokens, cachedTokens, preemptions, ...metrics } = engine.metrics();
       const usage = { cacheUsage: blocks.held / blocks.total, prefixQueries: promptTokens, prefixHits: cachedTokens };
@@ -44,22 +45,10 @@ export function engineBackend(engine: Engine, options: EngineBackendOptions): Ba
   };
 }
 
-const controlOf = (engine: Engine): Control => ({
-  get version() {
-    return engine.version;
-  },
-  get paused() {
-    return engine.metrics().paused;
-  },
-  pause: () => engine.pause(),
-  resume: () => engine.resume(),
-  update: (folder, underWay) => engine.updateWeights(folder, { underWay }),
-});
-
 async function* continueRaw(
   engine: Engine,
   tokenizer: Tokenizer,
-  { prompt, sampling, logprobs, promptLogprobs, stopIds, minTokens, signal }: RawRequest,
+  { prompt, sampling, logprobs, promptLogprobs, stopIds, minTokens, signal, onWeights }: RawRequest,
   pace: number,
 ): AsyncGenerator<RawEvent, void, undefined> {
   const { logitBias, stop, ...rest } = sampling;
@@ -94,6 +83,7 @@ async function* continueRaw(
   };
   let finish: RawEvent = { type: "finish", reason: "length" };
   for await (const tokens of generation.batches(pace)) {
+    onWeights?.(tokens[0]!.version);
     if (!told) yield tellPrompt();
     const infos = tokens.map(({ id, logprob, top }): TokenInfo => {
       if (logprobs === undefined) return { id };

@@ -62,7 +62,8 @@ export const resolveOptions = (given: AppOptions): App => ({
 });
 
 export interface Env {
-  Variables: { requestId: string; key: Key | undefined; started: number };
+  /** `weights`: the version that answered. */
+  Variables: { requestId: string; key: Key | undefined; started: number; weights: number | undefined };
 }
 export type Ctx = Context<Env>;
 
@@ -99,7 +100,14 @@ export const keyOf = (c: Ctx, { keys }: App): Key | undefined => {
 export const callerOf = (c: Ctx): Caller => {
   const key = c.get("key");
   const low = inner.has(c.req.raw);
-  return { requestId: c.get("requestId"), signal: c.req.raw.signal, ...(key && { key }), ...(low && { low }) };
+  const onWeights = (version: number) => c.set("weights", version);
+  return {
+    requestId: c.get("requestId"),
+    signal: c.req.raw.signal,
+    onWeights,
+    ...(key && { key }),
+    ...(low && { low }),
+  };
 };
 
 /** A signal that fires when the client is gone, and when `abort` is called. */

@@ -32,6 +32,8 @@ export interface Caller {
   key?: Key;
   /** Gets a slot only where nobody else waits for one. */
   low?: boolean;
+  /** Told the version of the weights that answer. */
+  onWeights?(version: number): void;
   /** Fires when the client is gone. */
   signal: AbortSignal;
 }
@@ -74,7 +76,7 @@ export class Service {
   readonly ending = this.#closing.signal;
   /** Undefined once everything is loaded; then the reason why not. */
   loading: string | undefined;
-  readonly #underWay = new Set<AbortController>();
+  readonly #underWay = new Map<AbortController, string>();
   #onIdle: (() => void)[] = [];
 
   constructor({ running = 256, waiting = 1024, now = () => performance.now() }: ServiceOptions = {}) {
@@ -108,7 +110,13 @@ export class Service {
   run(call: Call, caller: Caller, explanation?: Explanation): AsyncGenerator<Tagged, void, undefined> {
     const backend = this.backend(call.model);
     const asked = { n: call.n, chat: call.chat, maxTokens: call.chat.sampling?.maxTokens };
-    return this.#serve(backend, caller, asked, (signal) => streams(backend, call, caller, signal, explanation), explanation);
+    return this.#serve(
+      backend,
+      caller,
+      asked,
+      (signal) => streams(backend, call, caller, signal, explanation),
+      explanation,
+    );
   }
 
   /** The same of bare continuations, one a choice. */
@@ -118,7 +126,8 @@ export class Service {
     caller: Caller,
   ): AsyncGenerator<TaggedRaw, void, undefined> {
     const asked = { n: requests.length, maxTokens: requests[0]?.sampling.maxTokens };
-    const open = (signal: AbortSignal) => requests.map((request) => backend.raw!({ ...request, signal }));
+    const onWeights = caller.onWeights && { onWeights: caller.onWeights };
+    const open = (signal: AbortSignal) => requests.map((request) => backend.raw!({ ...request, signal, ...onWeights }));
     return this.#serve(backend, caller, asked, open);
   }
 
@@ -154,7 +163,7 @@ export class Service {
     caller.signal.addEventListener("abort", gone, { once: true });
     if (caller.signal.aborted) gone();
     const leave = caller.key?.enter(Date.now());
-    this.#underWay.add(controller);
+    this.#underWay.set(controller, caller.requestId);
     let release: (() => void) | undefined;
     /** When the first and the latest event with something said came. */
     let [first, last]: (number | undefined)[] = [];
@@ -173,7 +182,9 @@ export class Service {
         const { choice, event } = tagged;
         const at = now();
         if (event.type === "usage") usages[choice] = event.usage;
-        else if (event.type === "finish") {
+        else if (event.type === "start") {
+          if (typeof event.weights === "number") caller.onWeights?.(event.weights);
+        } else if (event.type === "finish") {
           if (!usages[choice] && chat) {
             // Every dialect owes its client a usage.
             usages[choice] = estimateUsage(chat, said[choice]!);
@@ -181,7 +192,7 @@ export class Service {
           }
           metrics.add("vllm:request_success_total", { ...labels, finished_reason: event.reason });
         } else if (event.type === "problem") explanation?.problems.push({ choice, code: event.code, text: event.text });
-        else if (event.type !== "start" && event.type !== "prompt") {
+        else if (event.type !== "prompt") {
           if (first === undefined) {
             first = at;
             metrics.observe("vllm:time_to_first_token_seconds", labels, (at - arrived) / 1000);
@@ -235,6 +246,14 @@ export class Service {
     };
   }
 
+  /** Ends requests that are under way or wait: those with these ids, or all. Returns how many. */
+  abort(ids?: ReadonlySet<string>): number {
+    const chosen = [...this.#underWay].filter(([, id]) => !ids || ids.has(id));
+    for (const [controller] of chosen)
+      controller.abort(new MassifError("server.aborted", { found: "aborted by an admin" }));
+    return chosen.length;
+  }
+
   /** Takes no more requests, waits so long for those under way, then ends them. */
   async drain(milliseconds: number): Promise<void> {
     this.closing = true;
@@ -248,7 +267,7 @@ export class Service {
       }),
     ]);
     clearTimeout(timer);
-    for (const controller of this.#underWay)
+    for (const controller of this.#underWay.keys())
       controller.abort(new MassifError("server.closing", { found: "the server shuts down" }));
   }
 }
