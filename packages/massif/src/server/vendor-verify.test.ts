@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { ScriptedModel, type Turn } from "../llm/index.ts";
+import { LlmError, ScriptedModel, type Turn } from "../llm/index.ts";
 import {
   builtInSchemas,
   caseId,
@@ -20,7 +20,12 @@ test("a perfect endpoint passes", async () => {
   const good = [call({ city: "Ulm" }), call({ city: "Ulm", days: 3 })];
   const result = await run(good);
   expect(result.scores.stream).toEqual({
-    ...{ answered: { good: 2, of: 2 }, schemaAccuracy: { good: 2, of: 2 }, forced: { good: 2, of: 2 } },
+    ...{
+      answered: { good: 2, of: 2 },
+      refused: { good: 0, of: 2 },
+      schemaAccuracy: { good: 2, of: 2 },
+      forced: { good: 2, of: 2 },
+    },
     ...{ nativeIds: { good: 2, of: 2 }, clean: { good: 2, of: 2 } },
   });
   expect(result.streamIsWhole).toEqual({ good: 2, of: 2 });
@@ -46,6 +51,20 @@ test("each fault is found, counted where it belongs, and named", async () => {
   const table = verificationTable({ scores, streamIsWhole, ...rest });
   for (const said of ["arguments/city must be string", "leaked <|tool_calls_section_begin|>", 'no tool "other"', "cut"])
     expect(table).toContain(said);
+});
+
+test("a refusal because nothing legal fits is a column of its own, and no failure; any other is one", async () => {
+  const said = (code: string): Turn => ({
+    error: new LlmError("llm.http", { found: "400" }, { status: 400, error: { code, message: "no" } }),
+  });
+  const good = call({ city: "Ulm" });
+  const budget = await run([good, said("schema_budget")]);
+  expect(budget.scores.whole).toMatchObject({ answered: { good: 1, of: 1 }, refused: { good: 1, of: 2 } });
+  expect(passes(budget, 0)).toBe(true);
+  expect(verificationTable(budget)).toMatch(/refused: cannot fit +50\.0 % \(1\/2\)/);
+  const other = await run([good, said("invalid_schema")]);
+  expect(other.scores.whole).toMatchObject({ answered: { good: 1, of: 2 }, refused: { good: 0, of: 2 } });
+  expect(passes(other, 0)).toBe(false);
 });
 
 test("F1 against a baseline: positives are answers that call", async () => {

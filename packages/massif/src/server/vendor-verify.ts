@@ -3,7 +3,7 @@
  *  answer is. The checks are those of the original; its samples are the user's to bring. */
 import { createHash } from "node:crypto";
 import { MassifError } from "../common/index.ts";
-import { type ChatRequest, type Completion, complete, type LanguageModel } from "../llm/index.ts";
+import { type ChatRequest, type Completion, complete, type LanguageModel, LlmError } from "../llm/index.ts";
 import { readChat } from "./openai-chat.ts";
 import { Validator } from "./validate.ts";
 
@@ -26,6 +26,9 @@ export interface Judged {
   text: string;
   troubles: string[];
   leaks: string[];
+  /** It said that no legal answer fits in so many tokens: right at once, where an engine that does not know says it late
+   *  or never. */
+  refused: boolean;
 }
 
 export interface Ratio {
@@ -34,8 +37,10 @@ export interface Ratio {
 }
 
 export interface Score {
-  /** Requests that got an answer. */
+  /** Requests that got an answer, of those that were not refused. */
   answered: Ratio;
+  /** Requests whose answer cannot fit, and that were refused for it. */
+  refused: Ratio;
   /** Answers with finish "tool_calls" whose every call names a declared tool and fits its schema. */
   schemaAccuracy: Ratio;
   /** Forced calls that came. */
@@ -166,11 +171,12 @@ async function ask(
   { id, request }: VerifyCase,
   validator: Validator,
 ): Promise<Judged> {
-  const judged: Judged = { id, mode, finish: undefined, calls: [], text: "", troubles: [], leaks: [] };
+  const judged: Judged = { id, mode, finish: undefined, calls: [], text: "", troubles: [], leaks: [], refused: false };
   let answer: Completion;
   try {
     answer = await complete(model, request);
   } catch (error) {
+    if (refusesBudget(error)) return { ...judged, refused: true };
     return { ...judged, troubles: [(error as Error).message] };
   }
   const { message, finish } = answer;
@@ -190,6 +196,11 @@ async function ask(
   return { ...judged, finish, calls, text, troubles, leaks };
 }
 
+/** Our engine's word for it, here or over HTTP. */
+const refusesBudget = (error: unknown): boolean =>
+  (error instanceof MassifError && error.code === "schema.budget") ||
+  (error instanceof LlmError && error.upstream.status === 400 && error.upstream.error?.code === "schema_budget");
+
 function scoreOf(
   judged: readonly Judged[],
   forced: ReadonlySet<string>,
@@ -208,7 +219,8 @@ function scoreOf(
   const [both, ours, theirs] = [count(true, true), count(true, false), count(false, true)];
   const [precision, recall] = [both / (both + ours || 1), both / (both + theirs || 1)];
   return {
-    answered: { good: answered.length, of: judged.length },
+    answered: { good: answered.length, of: judged.filter(({ refused }) => !refused).length },
+    refused: ratio(judged, ({ refused }) => refused),
     schemaAccuracy: ratio(called, ({ troubles }) => troubles.length === 0),
     forced: ratio(
       answered.filter(({ id }) => forced.has(id)),
@@ -239,6 +251,7 @@ export function verificationTable({ scores, streamIsWhole, judged }: Verificatio
   const percent = ({ good, of }: Ratio) => (of ? `${((100 * good) / of).toFixed(1)} % (${good}/${of})` : "–");
   const rows: [string, (score: Score) => string][] = [
     ["answered", (s) => percent(s.answered)],
+    ["refused: cannot fit", (s) => (s.refused.good ? percent(s.refused) : "0")],
     ["schema accuracy", (s) => percent(s.schemaAccuracy)],
     ["forced calls made", (s) => percent(s.forced)],
     ["native call ids", (s) => percent(s.nativeIds)],
