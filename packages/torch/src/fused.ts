@@ -23,7 +23,7 @@ export const runsFused = (x: Tensor): boolean =>
   !plain && x.device === "cpu" && (x.dtype === "float32" || x.dtype === "float64");
 
 /** Operators that widen bfloat16 as they read it; dense products leave it to ATen, which multiplies it as it is. */
-const isNarrow = (x: Tensor): boolean => !plain && x.device === "cpu" && x.dtype === "bfloat16";
+export const runsNarrow = (x: Tensor): boolean => !plain && x.device === "cpu" && x.dtype === "bfloat16";
 
 const own = new Map<string, Operator>();
 const massif = (name: string): Operator => {
@@ -49,7 +49,7 @@ export function rmsNorm(x: Tensor, weight_D: Tensor, eps: number): Tensor {
 
 /** silu(gate) ⊙ up of [..., gate | up]. */
 export function swiglu(gateUp: Tensor): Tensor {
-  if (runsFused(gateUp) || isNarrow(gateUp)) return massif("swiglu")(gateUp) as Tensor;
+  if (runsFused(gateUp) || runsNarrow(gateUp)) return massif("swiglu")(gateUp) as Tensor;
   const [gate, up] = gateUp.chunk(2, -1) as [Tensor, Tensor];
   return gate.silu().mul(up);
 }
@@ -84,7 +84,7 @@ export interface MlaInputs {
 /** Causal multi-head latent attention within documents. Also the largest softmax input of each head, which QK-Clip wants. */
 export function mlaAttention(inputs: MlaInputs): [out_BTHV: Tensor, maxLogit_H: Tensor] {
   const { q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale } = inputs;
-  if (runsFused(q_BTHK) || isNarrow(q_BTHK))
+  if (runsFused(q_BTHK) || runsNarrow(q_BTHK))
     return massif("mla_attention")(q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale) as [
       Tensor,
       Tensor,
@@ -182,7 +182,7 @@ function hidden(T: number, docStart_BT: Tensor | null, device: string): Tensor {
 
 /** Cross-entropy of each token, float32: −log softmax(x·Wᵀ)[target]. Targets of `ignoreIndex` give 0 and no gradient. */
 export function linearCrossEntropy(x_ND: Tensor, weight_CD: Tensor, target_N: Tensor, ignoreIndex = -100): Tensor {
-  if (runsFused(x_ND) || isNarrow(x_ND))
+  if (runsFused(x_ND) || runsNarrow(x_ND))
     return massif("linear_cross_entropy")(x_ND, weight_CD, target_N, ignoreIndex) as Tensor;
   const logits_NC = functions.linear(x_ND, weight_CD);
   return functions.nll_loss(logits_NC.to(wide(logits_NC)).log_softmax(-1), target_N, null, 0, ignoreIndex);
@@ -199,7 +199,7 @@ export interface ExpertInputs {
 
 /** y = Σ_k w_k · down_e(silu(gate_e·x) ⊙ up_e·x) with e = idx[n, k]. No token is dropped. */
 export function moeExperts({ x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI }: ExpertInputs): Tensor {
-  if (runsFused(x_ND) || isNarrow(x_ND))
+  if (runsFused(x_ND) || runsNarrow(x_ND))
     return massif("moe_experts")(x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI) as Tensor;
   const k = idx_Nk.shape[1]!;
   const slots = idx_Nk.flatten();
@@ -211,4 +211,40 @@ export function moeExperts({ x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI }: ExpertI
   const out = parts.map((part, e) => functions.linear(swiglu(functions.linear(part, gateUps[e]!)), downs[e]!));
   const weighted = functions.cat(out).mul(w_Nk.flatten().index_select(0, order).unsqueeze(1).to(x_ND.dtype));
   return functions.zeros_like(x_ND).index_add(0, token, weighted);
+}
+
+/** Weights packed for `decodeStep`, in one tensor of bytes: their order and the sizes as native/ops/decode_pack.cc says. */
+export function decodePack(
+  weights: readonly Tensor[],
+  sizes: readonly number[],
+  factors: readonly number[],
+  narrow: boolean,
+): Tensor {
+  return massif("decode_pack")(weights, sizes, factors, narrow) as Tensor;
+}
+
+/** Packs weights of the same shapes into the same bytes. */
+export function decodeRepack(packed: Tensor, weights: readonly Tensor[]): void {
+  massif("decode_repack")(packed, weights);
+}
+
+/**
+ * One step of a packed model over a paged cache, written in place: native/ops/decode_step.cc. Its plain twin is the model's
+ * own path through its blocks. `stretches_BX` (int32): of each sequence where its new rows begin, how many they are, of how
+ * many of the last logits are wanted, and its blocks. Logits float32 [wanted, C]; chosen experts int32 [layers, N, k].
+ */
+export function decodeStep(
+  packed: Tensor,
+  embedding_CD: Tensor,
+  cos_PR: Tensor,
+  sin_PR: Tensor,
+  cache_LSW: Tensor,
+  ids_N: Tensor,
+  stretches_BX: Tensor,
+  block: number,
+): [logits: Tensor, experts_LNk: Tensor] {
+  return massif("decode_step")(packed, embedding_CD, cos_PR, sin_PR, cache_LSW, ids_N, stretches_BX, block) as [
+    Tensor,
+    Tensor,
+  ];
 }

@@ -18,6 +18,9 @@ export type { GradOptions } from "./autograd.ts";
 export { type Device, DTYPES, type DType, type TypedArray } from "./dtype.ts";
 export { TorchError } from "./error.ts";
 export {
+  decodePack,
+  decodeRepack,
+  decodeStep,
   type ExpertInputs,
   linear,
   linearCrossEntropy,
@@ -29,6 +32,7 @@ export {
   rmsNorm,
   rotary,
   runsFused,
+  runsNarrow,
   swiglu,
   usePlain,
 } from "./fused.ts";

@@ -7,20 +7,24 @@
 import { mlaDecode, rotary, type Tensor, torch } from "@massif/torch";
 import type { Block, Context } from "./block.ts";
 import type { Model } from "./model.ts";
+import { PackedModel } from "./packed.ts";
 
-/** The latents of sequences of equal length, one tensor [B, capacity, C + R] a layer, grown as needed. */
+/** The latents of sequences of equal length, [layers, B · capacity, C + R], grown as needed. */
 export class LatentCache implements Disposable {
   readonly batch: number;
-  readonly #layers: Tensor[];
+  /** The model as one operator, where it can be: with the weights that it had when the cache was made. */
+  readonly packed: PackedModel | undefined;
+  #all_LSW: Tensor;
   #length = 0;
 
   constructor(model: Model, batch: number, capacity = 256) {
     const { kvLoraRank, qkRopeHeadDim } = model.config;
     const { dtype, device } = model.parameter("model.layers.0.self_attn.kv_b_proj.weight");
     this.batch = batch;
-    this.#layers = model.blocks.map(() =>
-      torch.keep(torch.zeros([batch, capacity, kvLoraRank + qkRopeHeadDim], { dtype, device })),
+    this.#all_LSW = torch.keep(
+      torch.zeros([model.blocks.length, batch * capacity, kvLoraRank + qkRopeHeadDim], { dtype, device }),
     );
+    this.packed = PackedModel.fits(model) ? new PackedModel(model) : undefined;
   }
 
   /** Positions in the cache. */
@@ -33,26 +37,34 @@ export class LatentCache implements Disposable {
     const need = this.#length + more;
     const { capacity } = this;
     if (need <= capacity) return;
-    for (const [i, old] of this.#layers.entries()) {
-      this.#layers[i] = torch.keep(
-        torch.tidy(() => torch.constant_pad_nd(old, [0, 0, 0, Math.max(need, 2 * capacity) - capacity])),
-      );
-      old.dispose();
-    }
+    const old = this.#all_LSW;
+    this.#all_LSW = torch.keep(
+      torch.tidy(() =>
+        torch
+          .constant_pad_nd(old.unflatten(1, [this.batch, capacity]), [0, 0, 0, Math.max(need, 2 * capacity) - capacity])
+          .flatten(1, 2),
+      ),
+    );
+    old.dispose();
   }
 
   /** Writes the entries [B, T, C + R] of a layer's new positions. */
   put(layer: number, entries_BTW: Tensor): void {
-    this.#layers[layer]!.narrow(1, this.#length, entries_BTW.shape[1]!).copy_(entries_BTW);
+    this.slots(layer).unflatten(0, [this.batch, -1]).narrow(1, this.#length, entries_BTW.shape[1]!).copy_(entries_BTW);
   }
 
   /** A layer's entries as a paged cache of one block a sequence: [B · capacity, C + R]. */
   slots(layer: number): Tensor {
-    return this.#layers[layer]!.flatten(0, 1);
+    return this.#all_LSW.select(0, layer);
+  }
+
+  /** Those of all layers. */
+  get all_LSW(): Tensor {
+    return this.#all_LSW;
   }
 
   get capacity(): number {
-    return this.#layers[0]!.shape[1]!;
+    return this.#all_LSW.shape[1]! / this.batch;
   }
 
   advance(positions: number): void {
@@ -60,7 +72,8 @@ export class LatentCache implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    for (const layer of this.#layers) layer.dispose();
+    this.#all_LSW.dispose();
+    this.packed?.[Symbol.dispose]();
   }
 }
 
@@ -70,6 +83,7 @@ export function decode(model: Model, ids_BT: Tensor, cache: LatentCache): Tensor
   return torch.tidy(() => {
     const T = ids_BT.shape[1]!;
     cache.reserve(T);
+    if (cache.packed) return packedStep(cache.packed, ids_BT, cache);
     const rows = rowsOf(model, cache, T);
     let x_BTD = model.embed(ids_BT);
     for (const block of model.blocks) {
@@ -80,6 +94,19 @@ export function decode(model: Model, ids_BT: Tensor, cache: LatentCache): Tensor
     cache.advance(T);
     return model.logits(x_BTD.select(1, -1));
   });
+}
+
+/** The same by one operator: a sequence is a block of the cache. */
+function packedStep(packed: PackedModel, ids_BT: Tensor, cache: LatentCache): Tensor {
+  const [B, T] = ids_BT.shape as [number, number];
+  const ids = ids_BT.to("int32").toTypedArray();
+  const stretches = Array.from({ length: B }, (_, b) => ({
+    tokens: ids.subarray(b * T, (b + 1) * T) as Int32Array,
+    ...{ start: cache.length, blocks: [b], wanted: 1 },
+  }));
+  const [logits_BC] = packed.step(stretches, cache.all_LSW, cache.capacity);
+  cache.advance(T);
+  return logits_BC;
 }
 
 /** New rows as the cache sees them. */

@@ -1,0 +1,155 @@
+/**
+ * A model packed for massif::decode_step: one operator for a whole step over a paged cache, batch, prompt chunks and all.
+ * Its plain twin is the path through the blocks (decode.ts, engine/step.ts), which other devices and dtypes take.
+ *
+ * Shapes: N rows, B sequences, M blocks a sequence, L layers, W = kvLoraRank + rope width, k experts a token.
+ */
+import { decodePack, decodeRepack, decodeStep, runsFused, runsNarrow, type Tensor, torch } from "@massif/torch";
+import { INT4_GROUP, type Int4 } from "./int4.ts";
+import type { Model } from "./model.ts";
+import { softmaxScale } from "./rope.ts";
+
+/** New rows of one sequence: behind `start` positions in its blocks. */
+export interface PackedStretch {
+  tokens: ArrayLike<number>;
+  start: number;
+  blocks: readonly number[];
+  /** For how many of its last tokens logits are wanted. */
+  wanted: number;
+}
+
+/** A routed matrix [E, O, I] in INT4: int8 values, bfloat16 scales of groups of 32. */
+export interface PackedExperts {
+  values_EOI: Tensor;
+  scale_EOG: Tensor;
+}
+
+export interface PackOptions {
+  /** Whether matrices are packed in bfloat16 and rows rounded to it before a product. Default: as the weights are. */
+  narrow?: boolean;
+  /** INT4 of a routed parameter; undefined packs it as the others. */
+  experts?: (name: string) => PackedExperts | undefined;
+}
+
+export class PackedModel implements Disposable {
+  readonly #model: Model;
+  readonly #packed: Tensor;
+  readonly #options: PackOptions;
+  #angles: { length: number; cos: Tensor; sin: Tensor } | undefined;
+
+  /** Whether a model can be packed here: on the CPU, in float32 or bfloat16, with our own operators on. */
+  static fits({ config, parameters }: Model, narrow?: boolean): boolean {
+    const embedding = parameters.get("model.embed_tokens.weight")!;
+    const { qkNopeHeadDim, kvLoraRank, vHeadDim, hiddenSize, qLoraRank, moeIntermediateSize, intermediateSize } =
+      config;
+    const widths = [
+      hiddenSize,
+      qkNopeHeadDim,
+      kvLoraRank,
+      vHeadDim,
+      qLoraRank ?? 0,
+      moeIntermediateSize,
+      intermediateSize,
+    ];
+    const pairs = widths.every((width) => width % 2 === 0);
+    if (runsNarrow(embedding)) return pairs;
+    return runsFused(embedding) && embedding.dtype === "float32" && (pairs || !narrow) && config.nGroup <= 64;
+  }
+
+  constructor(model: Model, options: PackOptions = {}) {
+    const { config } = model;
+    this.#model = model;
+    this.#options = options;
+    const narrow = options.narrow ?? model.parameter("lm_head.weight").dtype === "bfloat16";
+    this.#packed = torch.keep(
+      torch.tidy(() =>
+        decodePack(
+          this.#weights(),
+          [
+            ...[config.numHiddenLayers, config.hiddenSize, config.numAttentionHeads, config.qkNopeHeadDim],
+            ...[config.qkRopeHeadDim, config.kvLoraRank, config.vHeadDim, config.qLoraRank ?? 0, config.nRoutedExperts],
+            ...[
+              config.numExpertsPerTok,
+              config.nGroup,
+              config.topkGroup,
+              config.vocabSize,
+              Number(config.normTopkProb),
+            ],
+          ],
+          [softmaxScale(config), config.rmsNormEps, config.latentNormEps, config.routedScalingFactor],
+          narrow,
+        ),
+      ),
+    );
+  }
+
+  /** Packs the weights again, after they have changed. */
+  refresh(): void {
+    torch.tidy(() => decodeRepack(this.#packed, this.#weights()));
+  }
+
+  /**
+   * One step: writes the entries of all rows into the cache [L, slots, W]. Rows are those of the stretches, in their order.
+   * Logits float32 [wanted, vocabulary]; the chosen experts int32 [layers with experts, N, k].
+   */
+  step(stretches: readonly PackedStretch[], cache_LSW: Tensor, block: number): [logits: Tensor, experts_LNk: Tensor] {
+    const [B, N] = [stretches.length, stretches.reduce((sum, { tokens }) => sum + tokens.length, 0)];
+    const ends = stretches.map(({ start, tokens }) => start + tokens.length);
+    const M = Math.ceil(Math.max(...ends) / block);
+    const ids_N = new Int32Array(N);
+    const rows_BX = new Int32Array(B * (3 + M));
+    let row = 0;
+    for (const [b, { tokens, start, blocks, wanted }] of stretches.entries()) {
+      for (let t = 0; t < tokens.length; t++) ids_N[row++] = tokens[t]!;
+      const at = b * (3 + M);
+      rows_BX[at] = start;
+      rows_BX[at + 1] = tokens.length;
+      rows_BX[at + 2] = wanted;
+      for (let m = 0, n = Math.min(M, blocks.length); m < n; m++) rows_BX[at + 3 + m] = blocks[m]!;
+    }
+    const { cos, sin } = this.#anglesUpTo(Math.max(...ends));
+    using ids = torch.tensor(ids_N);
+    using rows = torch.tensor(rows_BX, { shape: [B, 3 + M] });
+    const embedding = this.#model.parameter("model.embed_tokens.weight");
+    return decodeStep(this.#packed, embedding, cos, sin, cache_LSW, ids, rows, block);
+  }
+
+  [Symbol.dispose](): void {
+    this.#packed.dispose();
+    this.#forgetAngles();
+  }
+
+  /** All weights but the embedding, in the order of the forward pass. */
+  #weights(): Tensor[] {
+    return this.#model.specs.flatMap(({ name, routed }) => {
+      if (name === "model.embed_tokens.weight") return [];
+      const int4 = routed ? this.#options.experts?.(name) : undefined;
+      return int4 ? [int4.values_EOI, int4.scale_EOG] : [this.#model.parameter(name)];
+    });
+  }
+
+  #anglesUpTo(length: number): { cos: Tensor; sin: Tensor } {
+    if (!this.#angles || this.#angles.length < length) {
+      this.#forgetAngles();
+      const rows = Math.max(256, 2 ** Math.ceil(Math.log2(length)));
+      const [cos, sin] = torch.keep(torch.tidy(() => [...this.#model.rotary.rows(0, rows)])) as [Tensor, Tensor];
+      this.#angles = { length: rows, cos, sin };
+    }
+    return this.#angles;
+  }
+
+  #forgetAngles(): void {
+    this.#angles?.cos.dispose();
+    this.#angles?.sin.dispose();
+    this.#angles = undefined;
+  }
+}
+
+/** The INT4 matrices of a routed parameter, one below the other as its pieces are. */
+export function packedExperts(parts: readonly Int4[], shape: readonly number[]): PackedExperts {
+  const [E, O, I] = shape as [number, number, number];
+  return {
+    values_EOI: torch.cat(parts.map((part) => part.values_OI.to("int8"))).view([E, O, I]),
+    scale_EOG: torch.cat(parts.map((part) => part.scale_OG.to("bfloat16"))).view([E, O, I / INT4_GROUP]),
+  };
+}

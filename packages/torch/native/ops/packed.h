@@ -1,0 +1,199 @@
+// Weights packed once for many products with few rows: y[M,N] = x[M,K]·Wᵀ (+ y).
+//
+// A panel is COLS outputs, in it k runs slowest, so a product reads it from end to end:
+//   float32    [K][COLS]
+//   bfloat16   [K/2][COLS] pairs along k, as vdpbf16ps takes them
+//   int4       [K/32] groups of { scale bfloat16 [COLS], nibbles [16][COLS] }: w = scale · (nibble − 8); of a byte's two
+//              nibbles the lower is the even k. Whole numbers are exact in bfloat16; a group's sum is scaled in float32.
+// x comes as floats, or rounded to pairs of bfloat16. Sums run over k in one order, so a row's result depends neither on
+// the other rows nor on how panels are shared out.
+#pragma once
+
+#include "gemm.h"
+
+#if defined(__AVX512BF16__) || defined(__AVX512BW__)
+#include <immintrin.h>
+#endif
+
+namespace massif {
+
+enum class Format : int64_t { float32, bfloat16, int4 };
+
+/// Two bfloat16, the first in the lower half.
+using Pair = uint32_t;
+
+constexpr int64_t COLS = Tile<float>::COLS, GROUP = 32;
+
+/// Where a packed matrix lies, in bytes from the beginning of what holds it. Those of equal shape follow one another.
+struct Matrix {
+  Format format;
+  int64_t N, K, at;
+
+  int64_t panels() const { return (N + COLS - 1) / COLS; }
+  int64_t panel_bytes() const {
+    switch (format) {
+      case Format::float32: return K * COLS * 4;
+      case Format::bfloat16: return (K + 1) / 2 * COLS * 4;
+      default: return K / GROUP * COLS * (2 + GROUP / 2);
+    }
+  }
+  int64_t bytes() const { return panels() * panel_bytes(); }
+  Matrix nth(int64_t i) const { return {format, N, K, at + i * bytes()}; }
+};
+
+/// Rows of x, in the form that the weights' format takes.
+struct Operand {
+  const float* floats = nullptr;
+  const Pair* pairs = nullptr;
+  int64_t ld = 0;  // from row to row, in floats; pairs are half as far apart
+  Operand from(int64_t row) const { return {floats + row * ld, pairs + row * ld / 2, ld}; }
+};
+
+/// Rounds K floats (an even number) to pairs.
+inline void round_row(int64_t K, const float* x, Pair* pairs) {
+  auto* out = reinterpret_cast<c10::BFloat16*>(pairs);
+  for (int64_t k = 0; k < K; k += LANES<float>) store<float>(out + k, load<float>(x + k, K - k), K - k);
+}
+
+inline Vec<float> as_floats(Words bits) {
+  Vec<float> v;
+  std::memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+/// sum + x · w of pairs.
+inline Vec<float> dot(Vec<float> sum, Words x, Words w) {
+#if defined(__AVX512BF16__)
+  return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
+#else
+  sum += as_floats(x & 0xffff0000u) * as_floats(w & 0xffff0000u);
+  return sum + as_floats(x << 16) * as_floats(w << 16);
+#endif
+}
+
+/// A byte of two nibbles a lane → pairs of the whole numbers −8 … 7.
+inline Words unpack_nibbles(const uint8_t* bytes) {
+  typedef uint8_t Bytes __attribute__((vector_size(VECTOR_BYTES / 4)));
+  Bytes b;
+  std::memcpy(&b, bytes, sizeof b);
+  const Words w = __builtin_convertvector(b, Words);
+#if defined(__AVX512BW__)
+  alignas(64) static constexpr uint16_t values[32] = {
+      0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0,
+      0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0};
+  const Words index = (w & 15) | (w & 0xf0) << 12;
+  return (Words)_mm512_permutexvar_epi16((__m512i)index, _mm512_load_si512(values));
+#else
+  const auto bits = [](Words nibble) {
+    const Vec<float> value = __builtin_convertvector(nibble, Vec<float>) - 8.0f;
+    Words out;
+    std::memcpy(&out, &value, sizeof out);
+    return out;
+  };
+  return bits(w & 15) >> 16 | bits(w >> 4);
+#endif
+}
+
+/// Sums held in registers, and rows of x they are for; int4 holds a group's sums beside the whole ones.
+constexpr int SUMS = VECTOR_REGISTERS >= 32 ? 24 : 12;
+constexpr int rows_a_tile(Format format) { return format == Format::int4 ? SUMS / 4 : SUMS / 2; }
+/// Panels at once: few rows alone would wait for one another's sums.
+constexpr int panels_a_tile(Format format, int rows) { return std::clamp(rows_a_tile(format) / rows, 1, 4); }
+
+/// y[R, cols] (+)= x[R] · P panels `apart` bytes from one another, steps [from, to) of k (floats, pairs or groups).
+template <Format F, int R, int P>
+void multiply_panels(int64_t from, int64_t to, Operand x, const char* panel, int64_t apart, bool add, float* y, int64_t ldy,
+                     int64_t cols) {
+  constexpr int64_t L = LANES<float>;
+  Vec<float> sum[R][2 * P] = {};
+  if (add)
+    for (int r = 0; r < R; r++)
+      for (int j = 0; j < 2 * P; j++)
+        if (j * L < cols) sum[r][j] = load<float>(y + r * ldy + j * L, cols - j * L);
+  const auto each = [&](const auto& vector_of, const auto& use) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int j = 0; j < 2 * P; j++) {
+      const auto w = vector_of(panel + j / 2 * apart, j % 2);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; r++) use(r, j, w);
+    }
+  };
+  for (int64_t k = from; k < to; k++) {
+    if constexpr (F == Format::float32) {
+      each([&](const char* p, int half) { return load<float>(reinterpret_cast<const float*>(p) + k * COLS + half * L); },
+           [&](int r, int j, Vec<float> w) { sum[r][j] += splat(x.floats[r * x.ld + k]) * w; });
+    } else if constexpr (F == Format::bfloat16) {
+      each(
+          [&](const char* p, int half) {
+            Words w;
+            std::memcpy(&w, p + (k * COLS + half * L) * 4, sizeof w);
+            return w;
+          },
+          [&](int r, int j, Words w) { sum[r][j] = dot(sum[r][j], x.pairs[r * x.ld / 2 + k] - Words{}, w); });
+    } else {
+      constexpr int64_t BYTES = COLS * (2 + GROUP / 2);
+      Vec<float> part[R][2 * P] = {};
+      for (int64_t i = 0; i < GROUP / 2; i++)
+        each([&](const char* p, int half) {
+               return unpack_nibbles(reinterpret_cast<const uint8_t*>(p) + k * BYTES + COLS * 2 + i * COLS + half * L);
+             },
+             [&](int r, int j, Words w) {
+               part[r][j] = dot(part[r][j], x.pairs[r * x.ld / 2 + k * (GROUP / 2) + i] - Words{}, w);
+             });
+      each([&](const char* p, int half) {
+             return load<float>(reinterpret_cast<const c10::BFloat16*>(p + k * BYTES) + half * L);
+           },
+           [&](int r, int j, Vec<float> scale) { sum[r][j] += part[r][j] * scale; });
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int j = 0; j < 2 * P; j++)
+      if (j * L < cols) store<float>(y + r * ldy + j * L, sum[r][j], cols - j * L);
+}
+
+/// y[M, N] (+)= x[M, K] · panels [first, last) of w, which begins at `weights + w.at`.
+template <Format F>
+void multiply_range(const Matrix& w, const char* weights, int64_t first, int64_t last, int64_t M, Operand x, float* y,
+                    int64_t ldy, bool add) {
+  constexpr int ROWS = rows_a_tile(F);
+  using Kernel = void (*)(int64_t, int64_t, Operand, const char*, int64_t, bool, float*, int64_t, int64_t);
+  static constexpr auto kernels = []<int... R>(std::integer_sequence<int, R...>) {
+    struct {
+      Kernel wide[ROWS], single[ROWS];
+    } both{{multiply_panels<F, R + 1, panels_a_tile(F, R + 1)>...}, {multiply_panels<F, R + 1, 1>...}};
+    return both;
+  }(std::make_integer_sequence<int, ROWS>());
+  if (M == 0) return;
+  const int64_t tiles = (M + ROWS - 1) / ROWS, rows = (M + tiles - 1) / tiles, apart = w.panel_bytes();
+  const int64_t steps = F == Format::float32 ? w.K : F == Format::bfloat16 ? (w.K + 1) / 2 : w.K / GROUP;
+  // Where several tiles of rows go over a panel, a part of it that stays in the first cache.
+  const int64_t depth = tiles == 1 || F == Format::int4 ? steps : 256;
+  for (int64_t p = first; p < last;) {
+    const int64_t wide = panels_a_tile(F, int(rows)), count = p + wide <= last ? wide : 1;
+    const char* panel = weights + w.at + p * apart;
+    for (int64_t k = 0; k < std::max<int64_t>(1, steps); k += depth)
+      for (int64_t m = 0; m < M; m += rows) {
+        const int64_t R = std::min(rows, M - m);
+        // Fewer rows at the end go by panels too, as many as the others: their kernel may take fewer at once.
+        const bool together = count == panels_a_tile(F, int(R));
+        for (int64_t i = 0; i < count; i += together ? count : 1)
+          (together ? kernels.wide : kernels.single)[R - 1](k, std::min(steps, k + depth), x.from(m), panel + i * apart, apart,
+                                                            add || k > 0, y + m * ldy + (p + i) * COLS, ldy,
+                                                            w.N - (p + i) * COLS);
+      }
+    p += count;
+  }
+}
+
+inline void multiply_range(const Matrix& w, const char* weights, int64_t first, int64_t last, int64_t M, Operand x, float* y,
+                           int64_t ldy, bool add) {
+  switch (w.format) {
+    case Format::float32: return multiply_range<Format::float32>(w, weights, first, last, M, x, y, ldy, add);
+    case Format::bfloat16: return multiply_range<Format::bfloat16>(w, weights, first, last, M, x, y, ldy, add);
+    default: return multiply_range<Format::int4>(w, weights, first, last, M, x, y, ldy, add);
+  }
+}
+
+}  // namespace massif
