@@ -5,6 +5,7 @@ export { CEILING, exploits } from "./exploits.ts";
 export { SAY, worldServer } from "./mcp.ts";
 export { type Mutation, mutations } from "./mutate.ts";
 export { noisy, oracle, type Slip } from "./oracle.ts";
+export { type Brief, type Person, PersonEnvironment } from "./person.ts";
 export { isMinimal, type Plan, plan, type Unsolved } from "./planner.ts";
 export { type Played, type Player, play, readSplit, record, say, showSplit, use, versionOf } from "./play.ts";
 export { puzzles } from "./puzzles.ts";
