@@ -30,3 +30,10 @@ test("docs/deploy.md names every file, and no other", () => {
   const engines = files.filter((file) => !file.endsWith("gateway.yaml"));
   expect([...new Set(named)].sort()).toEqual(engines.sort());
 });
+
+test("the image knows every package of the workspace before it installs, and takes no second Node", () => {
+  const image = readFileSync(join(root, "deploy/gateway.Dockerfile"), "utf8");
+  for (const file of globSync("packages/*/package.json", { cwd: root }))
+    expect(image).toContain(`COPY ${file} ${file.replace("package.json", "")}\n`);
+  expect(image).toMatch(/npm ci .*--omit=optional/);
+});
