@@ -31,6 +31,7 @@ import { stateRoutes } from "./state.ts";
 import { StoredChats, storedChatRoutes } from "./stored-chats.ts";
 import { studioRoutes } from "./studio.ts";
 import { tokenRoutes } from "./tokens.ts";
+import { worldRoutes } from "./worlds.ts";
 
 /** Paths that anyone may ask: they tell nothing of anyone's. */
 const open = new Set(["/health", "/ping", "/version"]);
@@ -110,6 +111,7 @@ export function createApp(given: AppOptions): Hono<Env> {
   adminRoutes(hono, app);
   stateRoutes(hono, app);
   runRoutes(hono, app);
+  worldRoutes(hono, app);
   return hono;
 }
 

@@ -23,6 +23,8 @@ export interface AppOptions {
   state?: string;
   /** Run folders, or folders that hold some, for the studio's run view. */
   runs?: readonly string[];
+  /** Worlds whose user a person may play: shipped ones by name, or files. */
+  worlds?: readonly string[];
   version?: string;
   /** Signs thinking. Default: another in each process. */
   secret?: string;
@@ -48,6 +50,7 @@ export const resolveOptions = (given: AppOptions): App => ({
   debug: false,
   cors: [],
   runs: [],
+  worlds: [],
   version: "0.1.0",
   secret: randomUUID(),
   keepAlive: 15_000,
