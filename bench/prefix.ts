@@ -1,6 +1,6 @@
 /** An agent's prefix: prefilled tokens of a session of many turns, with the prefix cache and without it.
  *
- *    node bench/prefix.ts [--preset small|base] [--turns 300] [--tokens 750000] [--real 100] [--threads 2] [--json FILE]
+ *    node bench/prefix.ts [--preset small|base] [--turns 300] [--tokens 750000] [--real 300] [--threads 2] [--json FILE]
  *
  *  Every turn's prompt is all that came before: a system prompt with tools, then call and observation, turn by turn, until
  *  the prompts of the session sum up to `--tokens`. Two parts:
@@ -21,7 +21,7 @@ const { own, ...settings } = await begin({
   preset: { type: "string", default: "small" },
   turns: { type: "string", default: "300" },
   tokens: { type: "string", default: "750000" },
-  real: { type: "string", default: "100" },
+  real: { type: "string", default: "300" },
 });
 const [turns, sum] = [Number(own.turns), Number(own.tokens)];
 const random = new Random(11);
