@@ -23,6 +23,7 @@ import {
   resolveOptions,
   stream,
 } from "./http.ts";
+import { moonshotRoutes, type Prepare } from "./moonshot.ts";
 import { readChat } from "./openai-chat.ts";
 import { responsesRoutes } from "./responses-routes.ts";
 import { runRoutes } from "./runs.ts";
@@ -102,12 +103,13 @@ export function createApp(given: AppOptions): Hono<Env> {
     return c.text(service.metrics.render(models), 200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" });
   });
   models(hono, app);
-  chat(hono, app);
+  const prepare = moonshotRoutes(hono, app);
+  chat(hono, app, prepare);
   completions(hono, app);
   messages(hono, app);
   responsesRoutes(hono, app);
   embeddingRoutes(hono, app);
-  tokenRoutes(hono, app);
+  tokenRoutes(hono, app, prepare);
   adminRoutes(hono, app);
   stateRoutes(hono, app);
   runRoutes(hono, app);
@@ -146,26 +148,26 @@ function models(hono: Hono<Env>, { service, unixTime }: App): void {
   });
 }
 
-function chat(hono: Hono<Env>, app: App): void {
+function chat(hono: Hono<Env>, app: App, prepare: Prepare): void {
   const { service } = app;
   const stored = new StoredChats(app);
   storedChatRoutes(hono, app, stored);
   hono.post("/v1/chat/completions", async (c) => {
-    const fields = await body(c, app);
+    const { fields, headers } = await prepare(c, await body(c, app));
     const call = readChat(fields, service.backend(modelIn(fields)), app);
     allowExplain(call.explain, app);
     const head = headOf(app, call.model, "chatcmpl-");
     const explanation = call.explain ? service.explain(call) : undefined;
     const { caller, abort } = leaving(c);
     const events = stored.keeping(c, head, call, fields, service.run(call, caller, explanation));
-    if (!call.stream) return c.json(chatAnswer(head, call, await Array.fromAsync(events), explanation));
+    if (!call.stream) return c.json(chatAnswer(head, call, await Array.fromAsync(events), explanation), 200, headers);
     const chunks = new ChatChunks(head, call);
     const frames = async function* () {
       for await (const event of events) for (const chunk of chunks.push(event)) yield frame(chunk);
       for (const chunk of chunks.end(explanation)) yield frame(chunk);
       yield frame("[DONE]");
     };
-    return stream(c, app, frames(), abort);
+    return stream(c, app, frames(), abort, headers);
   });
 }
 

@@ -1,5 +1,6 @@
 /** What a server serves: a `LanguageModel`, and what is known of it beside. */
 import { encodeSegments, render, renderedText, type TemplateName, type ToolStyle } from "../chat/index.ts";
+import type { Pin } from "../engine/index.ts";
 import type { ChatRequest, LanguageModel, ModelEvent, Sampling, TokenInfo } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { Control } from "./control.ts";
@@ -62,6 +63,8 @@ export interface Backend {
   prompt?(request: ChatRequest): Prompt;
   readonly control?: Control;
   /** Vectors of texts or ids; as many components as are asked for, where it can choose. */
+  /** Computes a conversation's beginning, and keeps it in the cache until the pin is disposed of. */
+  pin?(request: ChatRequest): Promise<Pin>;
   embed?(inputs: EmbeddingInputs, options: EmbedOptions): Promise<Embedded>;
   gauges?(): Gauges;
 }
@@ -72,12 +75,13 @@ export interface Prompt {
 }
 
 /** The prompt of a request in the K2 format. */
-export function renderPrompt({ template, toolStyle, tokenizer }: Format, request: ChatRequest): Prompt {
+export function renderPrompt(format: Format, request: ChatRequest, addGenerationPrompt = true): Prompt {
+  const { template, toolStyle, tokenizer } = format;
   const segments = render({
     template,
     messages: request.messages,
     tools: request.tools ?? [],
-    addGenerationPrompt: true,
+    addGenerationPrompt,
     ...(toolStyle && { toolStyle }),
     ...(request.reasoning?.keep && { keepReasoning: true }),
   });

@@ -4,7 +4,7 @@ import { readTemplateName, type TemplateName, type ToolStyle } from "../chat/ind
 import type { Engine } from "../engine/index.ts";
 import type { Sampling, TokenInfo } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import type { Backend, Format, RawEvent, RawRequest } from "./backend.ts";
+import { type Backend, type Format, type RawEvent, type RawRequest, renderPrompt } from "./backend.ts";
 import { EngineControl } from "./control.ts";
 import { embedHere } from "./embeddings.ts";
 
@@ -34,6 +34,7 @@ export function engineBackend(engine: Engine, options: EngineBackendOptions): Ba
     contextLength: engine.contextLength,
     prompt: (request) => model.prompt(request),
     raw: (request) => continueRaw(engine, tokenizer, request, pace),
+    pin: (request) => engine.pin(renderPrompt(format, request, false).ids),
     embed: (inputs, options) => embedHere(engine, inputs, options),
     control: new EngineControl(engine),
     gauges() {

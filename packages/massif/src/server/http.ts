@@ -6,6 +6,7 @@ import { ApiError, anthropicError, CLIENT_GONE, openAiError, toApiError } from "
 import { type Key, Keys } from "./keys.ts";
 import type { Caller, Service } from "./service.ts";
 import { frame, sseResponse } from "./sse.ts";
+import type { Search } from "./web-search.ts";
 
 export interface AppOptions {
   service: Service;
@@ -25,6 +26,8 @@ export interface AppOptions {
   runs?: readonly string[];
   /** Worlds whose user a person may play: shipped ones by name, or files. */
   worlds?: readonly string[];
+  /** Answers Moonshot's `$web_search`, which without it is a 400. */
+  search?: Search;
   version?: string;
   /** Signs thinking. Default: another in each process. */
   secret?: string;
@@ -38,10 +41,11 @@ export interface AppOptions {
   log?: (line: Record<string, unknown>) => void;
 }
 
-export type App = Required<Omit<AppOptions, "weightsRoot" | "limits" | "state">> & {
+export type App = Required<Omit<AppOptions, "weightsRoot" | "limits" | "state" | "search">> & {
   limits: BodyLimits;
   weightsRoot: string | undefined;
   state: string | undefined;
+  search: Search | undefined;
 };
 
 export const resolveOptions = (given: AppOptions): App => ({
@@ -62,6 +66,7 @@ export const resolveOptions = (given: AppOptions): App => ({
   limits: { ...bodyLimits, ...given.limits },
   weightsRoot: given.weightsRoot,
   state: given.state,
+  search: given.search,
 });
 
 export interface Env {

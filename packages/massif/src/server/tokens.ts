@@ -6,7 +6,8 @@ import type { Tokenizer } from "../tokenizer/index.ts";
 import { countTokens } from "./app.ts";
 import { readFields } from "./body.ts";
 import { ApiError } from "./errors.ts";
-import { type App, body, type Env, modelIn } from "./http.ts";
+import { type App, body, type Ctx, type Env, modelIn } from "./http.ts";
+import type { Prepare } from "./moonshot.ts";
 import { readChat } from "./openai-chat.ts";
 
 const TokenizeBody = z.object({
@@ -20,7 +21,7 @@ const TokenizeBody = z.object({
 });
 const DetokenizeBody = z.object({ model: z.string().optional(), tokens: z.array(z.int().min(0)) });
 
-export function tokenRoutes(hono: Hono<Env>, app: App): void {
+export function tokenRoutes(hono: Hono<Env>, app: App, prepare: Prepare): void {
   const { service } = app;
   const backendOf = (model: string | undefined) => service.backend(model ?? service.backends[0]?.names[0] ?? "");
   const tokenizerOf = (model: string | undefined): Tokenizer => {
@@ -55,7 +56,7 @@ export function tokenRoutes(hono: Hono<Env>, app: App): void {
   });
 
   hono.post("/v1/tokenizers/estimate-token-count", async (c) => {
-    const fields = await body(c, app);
+    const { fields } = await prepare(c as Ctx, await body(c, app));
     const model = modelIn(fields);
     const { chat } = readChat(fields, service.backend(model), app);
     return c.json({ data: { total_tokens: countTokens(app, model, chat) } });
