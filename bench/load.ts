@@ -5,8 +5,8 @@
  *
  *  Each connection asks one request after the other: streams and whole answers in OpenAI's and Anthropic's dialects, calls
  *  that a schema holds, slow readers of large answers, wrong requests. Every `--storm` seconds half of those under way are
- *  cut. The server is a process of its own. Memory is judged by the slope of its resident set after the first third; it
- *  may be noise of up to 1 % a minute. */
+ *  cut. The server is a process of its own. Memory is judged by the slope of its resident set after the first half, of which
+ *  1 % a minute may be noise; a run of less than five minutes is all warm-up, and is not judged. */
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { appendFileSync } from "node:fs";
@@ -61,7 +61,7 @@ const kinds: Record<string, Kind> = {
   call: {
     share: 10,
     path: completions,
-    body: () => chat({ stream: true, tools, tool_choice: "required" }),
+    body: () => chat({ stream: true, tools, tool_choice: "required", max_tokens: 96 }),
     whole: stop,
   },
   slow: {
@@ -168,11 +168,11 @@ function slope(points: { at: number; value: number }[]): number {
   const top = points.reduce((sum, { at, value }) => sum + (at - x) * (value - y), 0);
   return (60 * top) / points.reduce((sum, { at }) => sum + (at - x) ** 2, 0);
 }
-const warm = samples.filter(({ at }) => at > lasted / 3);
+const warm = samples.filter(({ at }) => at > lasted / 2);
 const rise = slope(warm.map(({ at, state }) => ({ at, value: state.rss })));
 const rss = warm.map(({ state }) => state.rss);
 const share = rise / quantile(rss, 0.5);
-if (share > 0.01)
+if (share > 0.01 && seconds >= 300)
   faults.push(`resident memory rises by ${rise.toFixed(1)} MiB a minute, ${(100 * share).toFixed(1)} %`);
 const first = warm[0]!.state;
 const busiest = Math.max(...samples.map(({ state }) => state.tensors));
@@ -187,7 +187,7 @@ console.log(
 );
 console.log(`health: median ${ms(0.5)} ms, 99th percentile ${ms(0.99)} ms, worst ${ms(1)} ms`);
 console.log(
-  `resident: ${Math.round(samples[0]!.state.rss)} MiB at first, ${Math.round(first.rss)} after a third, ${Math.round(end.rss)} at the end, ${rise.toFixed(2)} MiB a minute after the first third; tensors ${busiest} at most, ${end.tensors} at the end`,
+  `resident: ${Math.round(samples[0]!.state.rss)} MiB at first, ${Math.round(first.rss)} half way, ${Math.round(end.rss)} at the end, ${rise.toFixed(2)} MiB a minute after that; tensors ${busiest} at most, ${end.tensors} at the end`,
 );
 for (const fault of faults.slice(0, 20)) console.log(`FAULT ${fault}`);
 console.log(faults.length ? `${faults.length} faults` : "no 5xx, no leak");
