@@ -1,6 +1,6 @@
 /**
- * What reinforcement learning adds in four worlds (issue 5): for each world and seed its own random weights, its own sloppy
- * demonstrations and SFT (recipes/rl-WORLD/sft.json), then RL (recipes/rl-WORLD/recipe.json), then the same unseen tasks
+ * What reinforcement learning adds in four worlds (issue 5): for each world and seed its own weights, pre-trained on the
+ * world's text, its own sloppy demonstrations and SFT (recipes/rl-WORLD/sft.json), then RL (recipes/rl-WORLD/recipe.json), then the same unseen tasks
  * before and after. By hand:
  *   node_modules/.bin/node bench/rl-worlds.ts [--worlds ledger,lookup-chain,recover,tool-select] [--seeds 1,2,3]
  *     [--dir runs/rl-worlds] [--threads 1] [--episodes 1024] [--until base|sft|rl] [--set rl.steps=20 …]
@@ -21,12 +21,12 @@ import {
   type Score,
   withPlayer,
 } from "../packages/massif/src/agent/index.ts";
-import { render, renderedText } from "../packages/massif/src/chat/index.ts";
+import { render } from "../packages/massif/src/chat/index.ts";
 import { loadConfig, Progress, wilson } from "../packages/massif/src/common/index.ts";
-import { loadModel, Model, ModelConfig, saveModel } from "../packages/massif/src/model/index.ts";
+import { loadModel } from "../packages/massif/src/model/index.ts";
 import { gym, RlRecipe } from "../packages/massif/src/rl/index.ts";
-import { loadTokenizer, saveTokenizer, trainTokenizer } from "../packages/massif/src/tokenizer/index.ts";
-import { Checkpoints } from "../packages/massif/src/train/index.ts";
+import { loadTokenizer } from "../packages/massif/src/tokenizer/index.ts";
+import { Checkpoints, pretrain, Recipe } from "../packages/massif/src/train/index.ts";
 
 const { values } = parseArgs({
   options: {
@@ -44,7 +44,7 @@ const recipes = resolve(import.meta.dirname, "../recipes");
 const sets = (stage: string) =>
   values.set.filter((set) => set.startsWith(`${stage}.`)).map((set) => set.slice(stage.length + 1));
 
-/** 1.3M parameters, 0.7M active; random. */
+/** 1.3M parameters, 0.7M active. */
 const shape = {
   ...{ hiddenSize: 128, numHiddenLayers: 3, intermediateSize: 384, moeIntermediateSize: 128, numAttentionHeads: 4 },
   ...{ qLoraRank: 64, kvLoraRank: 32, qkNopeHeadDim: 16, qkRopeHeadDim: 16, vHeadDim: 16, nRoutedExperts: 8 },
@@ -52,19 +52,30 @@ const shape = {
 };
 const VOCABULARY = 512;
 
-/** A tokenizer of the world's conversations, and random weights. */
-async function base(world: string, seed: number, dir: string): Promise<void> {
-  if (existsSync(join(dir, "model.safetensors"))) return;
-  const texts: string[] = [];
-  const shown = DemonstrationConfig.parse({ worlds: [world], count: 1500, noise: 0.5 });
-  for await (const { messages, tools } of demonstrate(shown, seed + 1000))
-    texts.push(renderedText(render({ template: "instruct-v2", messages, tools, keepReasoning: true })));
-  const tokenizer = trainTokenizer(texts, { vocabSize: VOCABULARY });
-  const eosTokenId = tokenizer.special.get("[EOS]") ?? null;
-  const model = Model.init(ModelConfig.parse({ ...shape, vocabSize: tokenizer.vocabSize, eosTokenId }), seed);
-  await saveTokenizer(tokenizer, dir);
-  saveModel(model, dir);
-  model.dispose();
+/** Pre-trained on what is said in the world, control tokens left out, by the same sloppy clerks: the loss on every token
+ *  teaches to copy, which SFT's loss on the few that a model writes teaches slowly. */
+async function base(world: string, seed: number, dir: string, progress: Progress): Promise<string> {
+  const text = join(dir, "world.jsonl");
+  if (!existsSync(text)) {
+    mkdirSync(dir, { recursive: true });
+    const rows: string[] = [];
+    const shown = DemonstrationConfig.parse({ worlds: [world], count: 3000, noise: 0.5 });
+    for await (const { messages, tools } of demonstrate(shown, seed + 1000)) {
+      const said = render({ template: "instruct-v2", messages, tools }).filter(({ control }) => !control);
+      rows.push(JSON.stringify({ text: said.map(({ text }) => text).join("\n") }));
+    }
+    writeFileSync(text, rows.join("\n"));
+  }
+  const sources = [{ files: text }];
+  const pretraining = {
+    ...{ name: "base", seed, data: { sources }, tokenizer: { vocabSize: VOCABULARY }, model: shape, steps: 500 },
+    ...{ batch: { rows: 8, seqLen: 256 }, optimizer: { learningRate: 0.008, qkClip: 30 } },
+    ...{ schedule: { warmupSteps: 20, decayFraction: 0.4, finalRatio: 0.1 } },
+    ...{ evaluation: { every: 500 }, checkpoint: { every: 500 }, samples: { every: 500, tokens: 40 } },
+  };
+  const recipe = loadConfig(Recipe, pretraining, sets("base"));
+  await pretrain(recipe, { base: dir, dir: join(dir, "run"), resume: "auto", progress });
+  return last(join(dir, "run"));
 }
 
 interface Evaluated {
@@ -130,10 +141,16 @@ async function one(world: string, seed: number) {
   if (existsSync(file)) return;
   const progress = new Progress();
   const recipe = (name: string) => join(recipes, `rl-${world}/${name}`);
-  await base(world, seed, join(dir, "base"));
+  let pretrained = "";
+  const baseTime = await once(join(dir, "base-time.json"), () =>
+    timed(async () => {
+      pretrained = await base(world, seed, join(dir, "base"), progress);
+    }),
+  );
+  pretrained ||= last(join(dir, "base/run"));
   if (values.until === "base") return;
   const model = (folder: string) => [`model=${JSON.stringify(folder)}`, `seed=${seed}`];
-  const taught = loadConfig(FinetuneRecipe, recipe("sft.json"), [...model(join(dir, "base")), ...sets("sft")]);
+  const taught = loadConfig(FinetuneRecipe, recipe("sft.json"), [...model(pretrained), ...sets("sft")]);
   const work = (stage: string) => ({ base: dir, dir: join(dir, stage), resume: "auto" as const, progress });
   const sftTime = await once(join(dir, "sft-time.json"), () => timed(() => finetune(taught, work("sft"))));
   const sft = last(join(dir, "sft"));
@@ -160,7 +177,12 @@ async function one(world: string, seed: number) {
       steps: mismatches.length,
     },
     routing: { least: Math.min(...steps.map(({ routingEqual }) => routingEqual ?? Number.NaN)) },
-    seconds: { sft: sftTime, rl: rlTime, rlWithoutEvaluation: steps.reduce((sum, { seconds }) => sum + seconds!, 0) },
+    seconds: {
+      base: baseTime,
+      sft: sftTime,
+      rl: rlTime,
+      rlWithoutEvaluation: steps.reduce((sum, { seconds }) => sum + seconds!, 0),
+    },
   };
   writeFileSync(file, JSON.stringify(row));
   appendFileSync(join(values.dir, "rows.jsonl"), `${JSON.stringify(row)}\n`);

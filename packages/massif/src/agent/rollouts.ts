@@ -42,7 +42,8 @@ export interface Score extends Count {
 export function kindOf(env: Environment): Kind {
   if (!(env instanceof WorldEnvironment)) return "answer";
   const { type } = env.inside.task;
-  return type.says === "refused" ? "refuse" : type.require.length ? "act" : "answer";
+  // Where no call may be made, what is asked for cannot be done: to say so is to refuse.
+  return type.says === "refused" || type.calls === 0 ? "refuse" : type.require.length ? "act" : "answer";
 }
 
 /** Episodes on the first seeds of `purpose`: the same tasks at every call. */

@@ -1,11 +1,15 @@
 /** The latents of all sequences: blocks of positions in one tensor, [layers, blocks × block size, C + R]. */
-import { type Tensor, torch } from "@massif/torch";
+import { type DType, type Tensor, torch } from "@massif/torch";
 import type { Model, ModelConfig } from "../model/index.ts";
 import type { Copy } from "./pages.ts";
 
 /** Bytes of cache that a position takes over all layers. */
 export const bytesPerPosition = (config: ModelConfig, itemSize: number): number =>
   config.numHiddenLayers * (config.kvLoraRank + config.qkRopeHeadDim) * itemSize;
+
+/** What latents are held in: what attention is computed in. */
+export const cacheType = (model: Model): DType =>
+  model.by.wideAttention ? "float64" : model.parameter("model.layers.0.self_attn.kv_b_proj.weight").dtype;
 
 export class PagedCache implements Disposable {
   readonly blocks: number;
@@ -18,7 +22,8 @@ export class PagedCache implements Disposable {
 
   constructor(model: Model, blocks: number, blockSize: number) {
     const { numHiddenLayers, kvLoraRank, qkRopeHeadDim } = model.config;
-    const { dtype, device } = model.parameter("model.layers.0.self_attn.kv_b_proj.weight");
+    const { device } = model;
+    const dtype = cacheType(model);
     this.blocks = blocks;
     this.blockSize = blockSize;
     this.#width = kvLoraRank + qkRopeHeadDim;

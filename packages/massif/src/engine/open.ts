@@ -3,7 +3,7 @@ import { type DType, type Tensor, torch } from "@massif/torch";
 import { MassifError, Random } from "../common/index.ts";
 import { Block, loadModel, type Model } from "../model/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import { bytesPerPosition } from "./cache.ts";
+import { bytesPerPosition, cacheType } from "./cache.ts";
 import { Engine, type EngineOptions, type Runtime } from "./engine.ts";
 import { Int4Experts } from "./int4-experts.ts";
 import { numerics } from "./numerics.ts";
@@ -35,7 +35,7 @@ export function openEngine({
 }: OpenOptions): Engine {
   const model = typeof source === "string" ? loadModel(source, { ...(dtype && { dtype }) }) : source;
   const packed = weights === "int4" ? packExperts(model, source) : undefined;
-  const products = { ...numerics(model, exact), ...(packed && { experts: packed.experts }) };
+  const products = { ...model.by, ...numerics(model, exact), ...(packed && { experts: packed.experts }) };
   const { config } = model;
   const options = {
     blockSize: 16,
@@ -46,9 +46,11 @@ export function openEngine({
     now: () => performance.now(),
     ...given,
   };
-  const weight = model.parameter("model.layers.0.self_attn.kv_b_proj.weight");
   const perBlock =
-    bytesPerPosition(config, weight.nbytes / weight.shape.reduce((a, b) => a * b, 1)) * options.blockSize;
+    bytesPerPosition(
+      config,
+      torch.tidy(() => torch.empty([1], { dtype: cacheType(model) }).nbytes),
+    ) * options.blockSize;
   const most = options.maxRunning * Math.ceil(config.maxPositionEmbeddings / options.blockSize);
   const memory = cacheBytes ?? process.availableMemory() / 4;
   const cacheBlocks = Math.min(most, Math.floor(memory / perBlock));

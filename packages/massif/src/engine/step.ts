@@ -167,34 +167,39 @@ export class Stepper {
     const N = x_1ND.shape[1]!;
     const { scale } = block;
     const rows = (x: Tensor, from: number, B: number, T: number) =>
-      (B * T === N ? x : x.narrow(1, from, B * T)).view([B, T, ...x.shape.slice(2)]);
+      block.widen(B * T === N ? x : x.narrow(1, from, B * T)).view([B, T, ...x.shape.slice(2)]);
+    const kv_b = block.widen(block.weight("self_attn.kv_b_proj.weight"));
     const heads: Tensor[] = [];
     for (const { from, B, T, ...where } of groups) {
+      const { cos_NR, sin_NR } = where;
       const out_BTHV = mlaDecode({
         ...where,
+        ...{ cos_NR: block.widen(cos_NR), sin_NR: block.widen(sin_NR) },
         q_BTHK: rows(q_1NHK, from, B, T),
         latent_BTC: rows(latent_1NC, from, B, T),
         kPe_BTR: rows(kPe_1NR, from, B, T),
         cache_SW: this.#cache.slots(block.index),
         block: this.#cache.blockSize,
-        kv_HXC: block.weight("self_attn.kv_b_proj.weight").view([H, -1, C]),
+        kv_HXC: kv_b.view([H, -1, C]),
         ...{ nope, scale },
       });
       heads.push(out_BTHV.reshape([1, B * T, -1]));
     }
     for (const { from, T, slots_T, cos_TR, sin_TR } of prompts) {
+      const [cos, sin] = [block.widen(cos_TR), block.widen(sin_TR)];
       const [latent_1TC, kPe_1TR] = [rows(latent_1NC, from, 1, T), rows(kPe_1NR, from, 1, T)];
-      const entries_1TW = torch.cat([latent_1TC, rotary(kPe_1TR, cos_TR, sin_TR)], -1);
+      const entries_1TW = torch.cat([latent_1TC, rotary(kPe_1TR, cos, sin)], -1);
       this.#cache.slots(block.index).index_copy_(0, slots_T, entries_1TW.squeeze(0));
       const [out_1THV] = mlaAttention({
         q_BTHK: rows(q_1NHK, from, 1, T),
-        kv_BTHX: block.linear(latent_1TC, "self_attn.kv_b_proj.weight").unflatten(-1, [H, -1]),
+        kv_BTHX: this.#numerics.linear(latent_1TC, kv_b).unflatten(-1, [H, -1]),
         kPe_BTR: kPe_1TR,
-        ...{ cos_TR, sin_TR, docStart_BT: null, nope, scale },
+        ...{ cos_TR: cos, sin_TR: sin, docStart_BT: null, nope, scale },
       });
       heads.push(out_1THV.flatten(2));
     }
-    return block.output(heads.length === 1 ? heads[0]! : torch.cat(heads, 1));
+    const heads_1NV = heads.length === 1 ? heads[0]! : torch.cat(heads, 1);
+    return block.output(block.wideAttention ? heads_1NV.to(q_1NHK.dtype) : heads_1NV);
   }
 }
 

@@ -51,11 +51,15 @@ export interface Products {
   sigmoid(x: Tensor): Tensor;
   /** The routed experts of a block, [N, D]. */
   experts(block: Block, x_ND: Tensor, idx_Nk: Tensor, w_Nk: Tensor): Tensor;
+  /** Attention in float64, its result rounded: then the expanded form of training and the absorbed one of decoding, which
+   *  sum in different orders, round to the same float32. */
+  wideAttention: boolean;
 }
 
 const products: Products = {
   linear,
   sigmoid: (x) => x.sigmoid(),
+  wideAttention: false,
   experts(block, x_ND, idx_Nk, w_Nk) {
     const gateUp_EID = block.weight("mlp.experts.gate_up_proj");
     return moeExperts({
@@ -97,6 +101,15 @@ export class Block {
     return this.#products.linear(x, this.weight(name));
   }
 
+  get wideAttention(): boolean {
+    return this.#products.wideAttention;
+  }
+
+  /** An input of attention, in what attention is computed in. */
+  widen(x: Tensor): Tensor {
+    return this.wideAttention ? x.to("float64") : x;
+  }
+
   forward(x_BTD: Tensor, context: Context): BlockOutput {
     const [h_BTD, maxLogit_H] = this.attention(this.project(this.norm(x_BTD, "input_layernorm.weight")), context);
     const mid_BTD = x_BTD.add(h_BTD);
@@ -131,11 +144,22 @@ export class Block {
 
   /** Attention over rebuilt keys and values: [B, T, D], and the largest softmax input of each head. */
   attention({ q_BTHK, latent_BTC, kPe_BTR }: Projected, { cos_TR, sin_TR, docStart_BT }: Context): [Tensor, Tensor] {
-    const { config, scale } = this;
-    const kv_BTHX = this.linear(latent_BTC, "self_attn.kv_b_proj.weight").unflatten(-1, [config.numAttentionHeads, -1]);
-    const nope = config.qkNopeHeadDim;
-    const [out_BTHV, maxLogit_H] = mlaAttention({ q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale });
-    return [this.output(out_BTHV.flatten(2)), maxLogit_H];
+    const { config } = this;
+    const kv_b = this.widen(this.weight("self_attn.kv_b_proj.weight"));
+    const kv_BTHX = this.#products.linear(this.widen(latent_BTC), kv_b).unflatten(-1, [config.numAttentionHeads, -1]);
+    const [out_BTHV, maxLogit_H] = mlaAttention({
+      q_BTHK: this.widen(q_BTHK),
+      kv_BTHX,
+      kPe_BTR: this.widen(kPe_BTR),
+      cos_TR: this.widen(cos_TR),
+      sin_TR: this.widen(sin_TR),
+      docStart_BT,
+      nope: config.qkNopeHeadDim,
+      scale: this.scale,
+    });
+    const heads_BTN = out_BTHV.flatten(2);
+    if (!this.wideAttention) return [this.output(heads_BTN), maxLogit_H];
+    return [this.output(heads_BTN.to(q_BTHK.dtype)), maxLogit_H.to("float32")];
   }
 
   /** What the heads found, [B, T, H·V], back to width D. */

@@ -1,6 +1,6 @@
 /** A model: its config, its parameters by name, and the list of blocks that reads them. */
 import { type Device, type DType, linearCrossEntropy, rmsNorm, type Tensor, torch } from "@massif/torch";
-import { Block, type BlockOutput, type Context, linear } from "./block.ts";
+import { Block, type BlockOutput, type Context, linear, type Products } from "./block.ts";
 import type { ModelConfig } from "./config.ts";
 import { type ParameterSpec, parameterSpecs } from "./parameters.ts";
 import { RotaryTable } from "./rope.ts";
@@ -18,12 +18,15 @@ export class Model {
   readonly blocks: Block[];
   readonly rotary: RotaryTable;
   readonly device: Device;
+  /** How its blocks compute, where not as usual. */
+  readonly by: Partial<Products>;
 
-  constructor(config: ModelConfig, parameters: Map<string, Tensor>) {
+  constructor(config: ModelConfig, parameters: Map<string, Tensor>, by: Partial<Products> = {}) {
     this.config = config;
+    this.by = by;
     this.specs = parameterSpecs(config);
     this.parameters = parameters;
-    this.blocks = Array.from({ length: config.numHiddenLayers }, (_, i) => new Block(config, i, parameters));
+    this.blocks = Array.from({ length: config.numHiddenLayers }, (_, i) => new Block(config, i, parameters, by));
     const embed = this.parameter("model.embed_tokens.weight");
     this.device = embed.device;
     this.rotary = new RotaryTable(config, embed.dtype, this.device);

@@ -111,8 +111,9 @@ class Gym implements Disposable {
   }
 
   get #trainerConfig() {
-    const { optimizer, precision, activations } = this.#recipe;
-    return { optimizer, precision, activations, balanceLoss: 0 };
+    const { optimizer, precision, activations, device, wideAttention } = this.#recipe;
+    const wide = wideAttention ?? (device === "cpu" && precision === "float32");
+    return { optimizer, precision, activations, balanceLoss: 0, ...(wide && { attention: "float64" as const }) };
   }
 
   /** The policy, and where the run stands: from a checkpoint of the run, or from the model that it begins with. */

@@ -64,6 +64,13 @@ export const RlRecipe = z.strictObject({
   }).prefault({}),
   finalRatio: share().default(0.15).describe("Last learning rate as a share of the first, in a straight line"),
   precision: z.enum(["float32", "bfloat16"]).default("float32").describe("What products are computed in"),
+  wideAttention: z
+    .boolean()
+    .nullable()
+    .default(null)
+    .describe(
+      "Attention in float64, so that rollouts and updates give the same log-probabilities; null: in float32 on the CPU",
+    ),
   activations: z.enum(["keep", "recompute"]).default("keep").describe("Keep each block's graph, or run it again"),
   trust: z
     .strictObject({

@@ -13,6 +13,8 @@ export interface TrainerConfig {
   /** What products are computed in; masters, residual stream, norms, router and losses stay float32. */
   precision: "float32" | "bfloat16";
   activations: Activations;
+  /** In float64 attention gives the bits that an engine over the same model gives. Default: as its inputs. */
+  attention?: "float64";
   /** Weight of the sequence balance loss. */
   balanceLoss: number;
 }
@@ -62,7 +64,9 @@ export class Trainer {
     this.config = config;
     this.master = model;
     this.optimizer = new MuonClip(model, config.optimizer, config.precision as DType);
-    this.model = new Model(model.config, new Map(this.optimizer.weights));
+    this.model = new Model(model.config, new Map(this.optimizer.weights), {
+      wideAttention: config.attention === "float64",
+    });
     this.#blocks = model.blocks.map(() => []);
     this.#head = [];
     let embed: Trained | undefined;
