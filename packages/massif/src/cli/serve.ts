@@ -3,7 +3,7 @@ import type { DType } from "@massif/torch";
 import { readTemplateName } from "../chat/index.ts";
 import { MassifError } from "../common/index.ts";
 import { openEngine } from "../engine/index.ts";
-import { engineBackend, Keys, listen, openGateway, Service } from "../server/index.ts";
+import { engineBackend, Keys, listen, openGateway, Service, searchEndpoint } from "../server/index.ts";
 import { loadTokenizer } from "../tokenizer/index.ts";
 import { type Command, parse } from "./command.ts";
 import { modelFolder } from "./paths.ts";
@@ -23,13 +23,16 @@ export const serve: Command = {
   --max-running N      requests at once (default 64); --max-waiting N behind them (default 1024), then 429
   --cors ORIGIN        browsers of this origin may ask; several
   --ignore-unknown     drop fields that are not known, instead of a 400 that names them
+  --state DIR          keep files, batches, stored completions and context caches here; without it no files and batches
+  --search URL         a search endpoint for $web_search: {query} is replaced, JSON as SearXNG's comes back
   --debug              allow "explain": the prompt, its ids and timings with the answer
 
 Engine:
   --template T         instruct (default), instruct-v0, -v1, -v2 or thinking
   --dtype D            of the weights (default: as stored); --cache-mib N for the cache (default: a quarter of what is free)
   --exact              the same bits whatever else runs (float32)
-  --weights-root DIR   reinforcement learning: /pause, /resume, /update_weights_from_disk from folders under DIR
+  --weights-root DIR   reinforcement learning: pause, sleep, weights from folders under DIR or as tensors, under vLLM's
+                       and SGLang's names
 
 Gateway:
   --upstream-model M   the model's name there (default: the first it lists)
@@ -55,6 +58,8 @@ Example:
         "max-waiting": { type: "string", default: "1024" },
         cors: { type: "string", multiple: true, default: [] },
         "ignore-unknown": { type: "boolean", default: false },
+        state: { type: "string" },
+        search: { type: "string" },
         debug: { type: "boolean", default: false },
         template: { type: "string", default: "instruct" },
         dtype: { type: "string" },
@@ -90,6 +95,8 @@ Example:
       ...{ host: values.host, port: number("port", 0), cors: values.cors, debug: values.debug },
       ignoreUnknown: values["ignore-unknown"],
       ...(weightsRoot !== undefined && { weightsRoot }),
+      ...(values.state !== undefined && { state: values.state }),
+      ...(values.search !== undefined && { search: searchEndpoint(values.search) }),
       log: (line) => process.stderr.write(`${JSON.stringify(line)}\n`),
     });
     using stack = new DisposableStack();

@@ -22,3 +22,4 @@ export {
   verifyEndpoint,
 } from "./vendor-verify.ts";
 export { type CallOutcome, VerifiedModel, type VerifiedOptions } from "./verified.ts";
+export { type Search, type SearchResult, searchEndpoint } from "./web-search.ts";
