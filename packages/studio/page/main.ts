@@ -1,18 +1,13 @@
 /** The chat page. */
 import { h, render } from "preact";
 import { open } from "./answer.ts";
+import { Mark } from "./mark.ts";
 import { AnswerView, SaidView, TroubleView } from "./message.ts";
+import { endPlay, findWorlds, mayspeak, playWorld, sayInWorld } from "./play.ts";
 import { Panel } from "./settings.ts";
 import * as page from "./state.ts";
 import { change, state } from "./state.ts";
-
-const Mark = () =>
-  h(
-    "svg",
-    { class: "mark", viewBox: "0 0 32 20", "aria-hidden": true },
-    h("path", { d: "M1 19 11 2l5 8.500 3.500-5L31 19z" }),
-    h("path", { class: "snow", d: "m11 2 3.300 5.600-2.500 2-2-1.700-2.500.8z" }),
-  );
+import { BriefView, VerdictView, WorldChoice } from "./world.ts";
 
 function Header() {
   const { models, settings, panel, theme } = state;
@@ -31,8 +26,17 @@ function Header() {
           models.map(({ id }) => h("option", { value: id, selected: id === settings.model }, id)),
         )
       : h("span", { class: "model faint" }, settings.model),
+    h(WorldChoice, null),
     h("span", { class: "gap" }),
-    h("button", { type: "button", onClick: page.reset, disabled: !state.turns.length }, "New"),
+    h("a", { class: "to-runs", href: "/runs" }, "Runs"),
+    h(
+      "button",
+      {
+        ...{ type: "button", disabled: !state.turns.length },
+        onClick: () => (state.play ? void playWorld(state.play.world) : page.reset()),
+      },
+      "New",
+    ),
     h(
       "button",
       {
@@ -56,16 +60,18 @@ function Header() {
 }
 
 function Conversation() {
-  const { turns, plain } = state;
+  const { turns, plain, play } = state;
   const busy = !!page.running();
   return h(
     "div",
     { class: "conversation" },
+    play && h(BriefView, { play }),
     turns.map((turn, index) =>
       turn.role === "user"
         ? h(SaidView, { key: index, turn, index })
         : h(AnswerView, { key: index, turn, index, version: turn.version, plain, busy }),
     ),
+    play && h(VerdictView, { play }),
   );
 }
 
@@ -83,48 +89,63 @@ function Welcome() {
 }
 
 function Composer() {
-  const { draft, count, models, settings } = state;
+  const { draft, count, models, settings, play } = state;
   const busy = !!page.running();
+  const say = () => (play ? void sayInWorld(state.draft) : page.send());
   const waiting = open(state.turns.at(-1)).length;
   const context = models.find(({ id }) => id === settings.model)?.context;
   const problem = page.firstProblem();
   const hint = problem
     ? "Settings have a problem: see there."
-    : waiting
-      ? `${waiting === 1 ? "A call waits" : `${waiting} calls wait`} for a result above.`
-      : count !== undefined && draft
-        ? `${count.toLocaleString("en")}${context ? ` of ${context.toLocaleString("en")}` : ""} tokens`
-        : "Enter sends, Shift+Enter makes a new line";
+    : play
+      ? play.verdict
+        ? "The conversation is over."
+        : mayspeak()
+          ? "Your turn. Enter sends, Shift+Enter makes a new line"
+          : "The model is at work."
+      : waiting
+        ? `${waiting === 1 ? "A call waits" : `${waiting} calls wait`} for a result above.`
+        : count !== undefined && draft
+          ? `${count.toLocaleString("en")}${context ? ` of ${context.toLocaleString("en")}` : ""} tokens`
+          : "Enter sends, Shift+Enter makes a new line";
   return h(
     "form",
     {
       class: "composer",
       onSubmit: (event: Event) => {
         event.preventDefault();
-        if (busy) page.stop();
-        else page.send();
+        if (busy && !play) page.stop();
+        else say();
       },
     },
     h(
       "div",
       { class: "box" },
       h("textarea", {
-        ...{ id: "message", "aria-label": "Message", "aria-describedby": "hint", placeholder: "Message", value: draft },
+        ...{ id: "message", "aria-label": "Message", "aria-describedby": "hint", value: draft },
+        ...{ placeholder: play ? "Say it as the user" : "Message", disabled: !!play?.verdict },
         rows: Math.min(10, draft.split("\n").length),
         onInput: (event: Event) => {
           change({ draft: (event.target as HTMLTextAreaElement).value });
-          page.countTokens();
+          if (!play) page.countTokens();
         },
         onKeyDown: (event: KeyboardEvent) => {
           if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
           event.preventDefault();
-          page.send();
+          say();
         },
       }),
+      play &&
+        !play.verdict &&
+        state.turns.length > 0 &&
+        h("button", { type: "button", disabled: !mayspeak(), onClick: () => void endPlay() }, "That is all"),
       h(
         "button",
-        { type: "submit", class: "primary", disabled: !busy && !(page.ready() && draft.trim()) },
-        busy ? "Stop" : "Send",
+        {
+          ...{ type: "submit", class: "primary" },
+          disabled: play ? !mayspeak() || !draft.trim() : !busy && !(page.ready() && draft.trim()),
+        },
+        busy && !play ? "Stop" : "Send",
       ),
     ),
     h("p", { id: "hint", class: problem ? "problem" : "faint" }, hint),
@@ -136,7 +157,7 @@ const App = () =>
     "div",
     { class: `app${state.panel ? " with-panel" : ""}` },
     h(Header, null),
-    h("main", null, state.turns.length ? h(Conversation, null) : h(Welcome, null)),
+    h("main", null, state.turns.length || state.play ? h(Conversation, null) : h(Welcome, null)),
     h(Composer, null),
     state.panel && h(Panel, null),
     h("p", { class: "notice", role: "status" }, state.notice),
@@ -157,7 +178,7 @@ function draw(): void {
 
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  if (page.running()) page.stop();
+  if (page.running() && !state.play) page.stop();
   else if (state.panel) change({ panel: false });
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => change());
@@ -167,3 +188,4 @@ page.recall();
 draw();
 document.querySelector<HTMLTextAreaElement>("#message")!.focus();
 void page.findModels();
+void findWorlds();

@@ -2,7 +2,7 @@
 import { Component, type ComponentChild, h } from "preact";
 import { useState } from "preact/hooks";
 import { type Answer, type Call, rate, type Said } from "./answer.ts";
-import { change, copy, copyCurl, edit, giveResult, regenerate, running, state } from "./state.ts";
+import { change, copy, copyCurl, edit, giveResult, state as page, regenerate, running } from "./state.ts";
 import { Markdown } from "./text.ts";
 import { Tokens } from "./tokens.ts";
 import { advice, type Trouble } from "./wire.ts";
@@ -11,7 +11,7 @@ const button = (label: string, onClick: () => void, more: Record<string, unknown
   h("button", { type: "button", onClick, ...more }, label);
 
 export function SaidView({ turn, index }: { turn: Said; index: number }) {
-  if (state.editing === index) return h(Editor, { turn, index });
+  if (page.editing === index) return h(Editor, { turn, index });
   return h(
     "article",
     { class: "said", "aria-label": "You" },
@@ -20,7 +20,7 @@ export function SaidView({ turn, index }: { turn: Said; index: number }) {
       "div",
       { class: "actions" },
       button("Copy", () => void copy(turn.content, "Message")),
-      button("Edit", () => change({ editing: index }), { disabled: !!running() }),
+      !page.play && button("Edit", () => change({ editing: index }), { disabled: !!running() }),
     ),
   );
 }
@@ -28,7 +28,7 @@ export function SaidView({ turn, index }: { turn: Said; index: number }) {
 function Editor({ turn, index }: { turn: Said; index: number }) {
   const [text, setText] = useState(turn.content);
   const cancel = () => {
-    delete state.editing;
+    delete page.editing;
     change();
   };
   const onKeyDown = (event: KeyboardEvent) => {
@@ -102,8 +102,10 @@ export class AnswerView extends Component<AnswerProps, { tokens: boolean }> {
           "div",
           { class: "actions" },
           button("Copy", () => void copy(turn.content, "Answer")),
-          button("Regenerate", () => regenerate(index), { disabled: busy }),
-          button("curl", () => void copyCurl(turn), { title: "Copy the request as a curl command" }),
+          !page.play && [
+            button("Regenerate", () => regenerate(index), { disabled: busy }),
+            button("curl", () => void copyCurl(turn), { title: "Copy the request as a curl command" }),
+          ],
           turn.tokens.length > 0 &&
             button("Tokens", () => this.setState({ tokens: !tokens }), { "aria-pressed": tokens }),
         ),

@@ -1,5 +1,6 @@
 /** The panel at the side: what is sent with every message, and how the page looks. */
 import { type ComponentChild, h } from "preact";
+import { findWorlds } from "./play.ts";
 import { numberFields, problemsOf, readTools, type Settings } from "./request.ts";
 import { change, findModels, keep, set, state } from "./state.ts";
 
@@ -175,7 +176,10 @@ export function Panel() {
           ...aria,
           ...{ type: "password", autocomplete: "off", value: key, placeholder: "If the server asks for one" },
           onInput: (event: Event) => change({ key: textOf(event) }),
-          onChange: () => void findModels(),
+          onChange: () => {
+            void findModels();
+            void findWorlds();
+          },
         }),
       ),
       check(

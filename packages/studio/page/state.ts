@@ -1,6 +1,7 @@
 /** What the page knows, and all that can be done to it. Views read `state` and are drawn anew, at most once a frame, after
  *  every `change`. */
 import { type Answer, newAnswer, open, type Turn, take } from "./answer.ts";
+import type { Played, World } from "./play.ts";
 import { bodyOf, curlOf, messagesOf, noSettings, problemsOf, readTools, type Settings } from "./request.ts";
 import { getJson, postStream, type Trouble, WireError } from "./wire.ts";
 
@@ -14,6 +15,9 @@ export interface State {
   turns: Turn[];
   draft: string;
   models: { id: string; context?: number }[];
+  /** Worlds whose user can be played here, and the one that is. */
+  worlds: World[];
+  play?: Played;
   /** Why there are no models. */
   trouble?: Trouble;
   /** Tokens of conversation and draft, where the server counts them. */
@@ -32,7 +36,7 @@ const STORE = "massif";
 
 export const state: State = {
   ...{ settings: { ...noSettings }, theme: "", plain: false, key: "", turns: [], draft: "", models: [] },
-  ...{ panel: false, remember: false, notice: "", toEnd: false },
+  ...{ worlds: [], panel: false, remember: false, notice: "", toEnd: false },
 };
 
 let draw: () => void = () => undefined;
@@ -59,7 +63,9 @@ export function set<K extends keyof Settings>(key: K, value: Settings[K]): void 
 
 /** Writes down what is remembered, if that was asked for; otherwise nothing stays. */
 export function keep(): void {
-  const { settings, theme, plain, turns, remember } = state;
+  const { settings, theme, plain, play, remember } = state;
+  // A world is the server's to remember.
+  const turns = play ? [] : state.turns;
   try {
     if (remember) localStorage.setItem(STORE, JSON.stringify({ settings, theme, plain, turns }));
     else localStorage.removeItem(STORE);

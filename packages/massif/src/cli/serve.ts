@@ -1,10 +1,12 @@
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import type { DType } from "@massif/torch";
 import { readTemplateName } from "../chat/index.ts";
 import { MassifError } from "../common/index.ts";
 import { openEngine } from "../engine/index.ts";
 import { engineBackend, Keys, listen, openGateway, Service, searchEndpoint } from "../server/index.ts";
 import { loadTokenizer } from "../tokenizer/index.ts";
+import { shippedWorlds } from "../worlds/index.ts";
 import { type Command, parse } from "./command.ts";
 import { modelFolder } from "./paths.ts";
 
@@ -26,6 +28,9 @@ export const serve: Command = {
   --state DIR          keep files, batches, stored completions and context caches here; without it no files and batches
   --search URL         a search endpoint for $web_search: {query} is replaced, JSON as SearXNG's comes back
   --debug              allow "explain": the prompt, its ids and timings with the answer
+  --world W            a world whose user a person may play in the chat page: a shipped one, or a file; several (default:
+                       all that are shipped; none for none)
+  --runs DIR           run folders for the page /runs; several (default: the model's own, where it is one)
 
 Engine:
   --template T         instruct (default), instruct-v0, -v1, -v2 or thinking
@@ -61,6 +66,8 @@ Example:
         state: { type: "string" },
         search: { type: "string" },
         debug: { type: "boolean", default: false },
+        world: { type: "string", multiple: true, default: [] },
+        runs: { type: "string", multiple: true, default: [] },
         template: { type: "string", default: "instruct" },
         dtype: { type: "string" },
         "cache-mib": { type: "string" },
@@ -93,6 +100,8 @@ Example:
       service,
       keys: readKeys(values["api-key-file"]),
       ...{ host: values.host, port: number("port", 0), cors: values.cors, debug: values.debug },
+      worlds: worldsOf(values.world),
+      runs: values.runs.length || !source || !existsSync(join(source, "metrics.jsonl")) ? values.runs : [source],
       ignoreUnknown: values["ignore-unknown"],
       ...(weightsRoot !== undefined && { weightsRoot }),
       ...(values.state !== undefined && { state: values.state }),
@@ -137,7 +146,7 @@ Example:
     }
     service.loading = undefined;
     console.log(`serving ${service.backends.map((b) => b.names.join(", ")).join("; ")} at ${server.url}`);
-    console.log(`chat: ${server.url}/ or massif chat --url ${server.url}`);
+    console.log(`chat: ${server.url}/ or massif chat --url ${server.url}; runs: ${server.url}/runs`);
     console.log(`try: curl ${server.url}/v1/models`);
     const signal = await ended;
     process.stderr.write(`${signal}: no new requests; those under way have 30 s\n`);
@@ -145,6 +154,9 @@ Example:
     return 0;
   },
 };
+
+const worldsOf = (named: readonly string[]): readonly string[] =>
+  named.length ? named.filter((name) => name !== "none") : shippedWorlds();
 
 function readKeys(file: string | undefined): Keys {
   if (file !== undefined) return Keys.read(readFileSync(file, "utf8"));
