@@ -84,6 +84,14 @@ test("no control character of a model's reaches the terminal", async () => {
   expect(piped.out).toBe(`${attack}\n`);
 });
 
+test("lines that are pasted together are one message, sent by the Enter after them", async () => {
+  const typed = ["\x1b[200~def f():\r  return 1\r\x1b[201~?", "next"];
+  const { asked, aside } = await talk([{ text: "1" }, { text: "2" }], typed, { terminal: true });
+  expect(asked.at(-1)).toEqual(["user: def f():\n  return 1\n?", "assistant: 1", "user: next"]);
+  expect(aside.startsWith("\x1b[?2004h")).toBe(true);
+  expect(aside.endsWith("\x1b[?2004l")).toBe(true);
+});
+
 const main = resolve(import.meta.dirname, "main.ts");
 /** `massif chat` as a process; `on` is called with all of its output so far whenever more comes. */
 function massif(args: string[], on: (out: string, child: ReturnType<typeof spawn>) => void = () => {}) {

@@ -232,23 +232,38 @@ class AnswerWriter {
   }
 }
 
-/** Lines of the input as they are asked for; those that come early wait. */
+/** A terminal that brackets what is pasted says where it begins and ends. */
+const BRACKETS = { on: "\x1b[?2004h", off: "\x1b[?2004l" };
+
+/** Lines of the input as they are asked for; those that come early wait. Lines that are pasted together stay together,
+ *  with what is typed after them. */
 class Lines {
   readonly #interface: Interface;
-  readonly #terminal: boolean;
+  readonly #aside: Writable | undefined;
   readonly #waiting: string[] = [];
+  #pasting = false;
+  #pasted = "";
   readonly #interrupt: () => void;
   #closed = false;
   #wake: (() => void) | undefined;
 
   constructor({ input, aside, terminal }: ConversationOptions, interrupt: () => void) {
-    this.#terminal = terminal;
+    this.#aside = terminal ? aside : undefined;
     this.#interrupt = interrupt;
     this.#interface = createInterface({ input, terminal, ...(terminal && { output: aside }), crlfDelay: Infinity });
     this.#interface.on("line", (line) => {
-      this.#waiting.push(line);
-      this.#wake?.();
+      if (this.#pasting) this.#pasted += `${line}\n`;
+      else {
+        this.#waiting.push(this.#pasted + line);
+        this.#pasted = "";
+        this.#wake?.();
+      }
     });
+    this.#aside?.write(BRACKETS.on);
+    if (terminal)
+      input.on("keypress", (_, { name }: { name?: string }) => {
+        if (name === "paste-start" || name === "paste-end") this.#pasting = name === "paste-start";
+      });
     this.#interface.on("close", () => {
       this.#closed = true;
       this.#wake?.();
@@ -260,7 +275,7 @@ class Lines {
 
   /** Undefined at the end. */
   async next(prompt: string): Promise<string | undefined> {
-    if (this.#terminal && !this.#closed) {
+    if (this.#aside && !this.#closed) {
       this.#interface.setPrompt(prompt);
       this.#interface.prompt();
     }
@@ -274,6 +289,7 @@ class Lines {
   /** Nothing more is read, not even what has come. */
   close(): void {
     this.#waiting.length = 0;
+    this.#aside?.write(BRACKETS.off);
     process.off("SIGINT", this.#interrupt);
     this.#interface.close();
   }
