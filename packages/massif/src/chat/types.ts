@@ -75,7 +75,7 @@ function modern(message: unknown): unknown {
     content: rest.content ?? null,
     role: typeof role === "string" ? (roles[role] ?? role) : role,
     reasoning_content: rest.reasoning_content ?? reasoning,
-    tool_calls: rest.tool_calls ?? (isRecord(function_call) ? [{ function: function_call }] : undefined),
+    tool_calls: asFunctions(rest.tool_calls) ?? (isRecord(function_call) ? [{ function: function_call }] : undefined),
   };
 }
 
@@ -86,6 +86,16 @@ const SystemSchema = z.object({
   /** Tools that are declared here and may be called from here on (Kimi K3's dynamic tools); then there is no content. */
   tools: optional(z.array(z.lazy(() => ToolSpecSchema))),
 });
+
+/** OpenAI's custom calls, whose input is a text: functions of one string. */
+function asFunctions(calls: unknown): unknown {
+  if (!Array.isArray(calls)) return calls;
+  return calls.map((call: unknown) => {
+    if (!isRecord(call) || !isRecord(call.custom)) return call;
+    const { name, input = "" } = call.custom;
+    return { id: call.id, function: { name, arguments: JSON.stringify({ input }) } };
+  });
+}
 
 export const MessageSchema = z.preprocess(
   modern,

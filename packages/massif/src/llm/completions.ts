@@ -16,8 +16,9 @@ import {
 import { readAnswer } from "./answer.ts";
 import { LlmError } from "./errors.ts";
 import { Http, type HttpOptions } from "./http.ts";
-import type { Finish, LanguageModel, ModelEvent, TokenInfo, Usage } from "./model.ts";
+import type { Finish, LanguageModel, ModelEvent, Usage } from "./model.ts";
 import { type ChunkReader, readFinish, readMessage, startOf } from "./openai.ts";
+import { readTokens } from "./raw.ts";
 import type { ChatRequest } from "./request.ts";
 import { CompletionChunk, readUsage, writeQueue, writeSampling } from "./wire.ts";
 
@@ -189,20 +190,4 @@ class K2Reader implements ChunkReader<CompletionChunk> {
       }
     }
   }
-}
-
-type Logprobs = NonNullable<CompletionChunk["choices"]>[number]["logprobs"];
-
-function readTokens(logprobs: Logprobs, ids: number[] | null | undefined): TokenInfo[] {
-  const length = logprobs?.tokens?.length ?? ids?.length ?? 0;
-  return Array.from({ length }, (_, i) => {
-    const [text, logprob, top] = [logprobs?.tokens?.[i], logprobs?.token_logprobs?.[i], logprobs?.top_logprobs?.[i]];
-    const likely = Object.entries(top ?? {}).map(([text, logprob]) => ({ text, logprob }));
-    return {
-      ...(ids?.length === length && { id: ids[i]! }),
-      ...(text !== undefined && { text }),
-      ...(logprob != null && { logprob }),
-      ...(likely.length && { top: likely.sort((a, b) => b.logprob - a.logprob) }),
-    };
-  });
 }

@@ -7,6 +7,7 @@ export { ModelEventSchema } from "./event-schema.ts";
 export type { HttpOptions, Retries, Timeouts } from "./http.ts";
 export * from "./model.ts";
 export { OpenAiModel, type OpenAiOptions } from "./openai.ts";
+export { type RawEvent, type RawRequest, RawUpstream } from "./raw.ts";
 export * from "./recording.ts";
 export * from "./request.ts";
 export * from "./scripted.ts";

@@ -109,6 +109,7 @@ export const CompletionChunk = z.object({
             tokens: z.array(z.string()).nullish(),
             token_logprobs: z.array(z.number().nullable()).nullish(),
             top_logprobs: z.array(z.record(z.string(), z.number()).nullable()).nullish(),
+            text_offset: z.array(z.number()).nullish(),
           })
           .nullish(),
       }),
@@ -181,7 +182,11 @@ export function writeChat(request: ChatRequest, maxTokensKey?: string): Record<s
 }
 
 /** What is asked of an engine's queue and cache. */
-export const writeQueue = ({ truncatePrompt, priority, salt }: ChatRequest): Record<string, unknown> => ({
+export const writeQueue = ({
+  truncatePrompt,
+  priority,
+  salt,
+}: Pick<ChatRequest, "truncatePrompt" | "priority" | "salt">): Record<string, unknown> => ({
   truncate_prompt_tokens: truncatePrompt,
   priority,
   cache_salt: salt,

@@ -184,7 +184,7 @@ function completions(hono: Hono<Env>, app: App): void {
     if (!call.stream) {
       const pieces: Record<string, unknown>[][] = choices.map(() => []);
       for await (const { choice, event } of events) pieces[choice]!.push(...choices[choice]!.push(event));
-      return c.json(completionAnswer(head, call, pieces, usages()));
+      return c.json(completionAnswer(head, call, pieces, choices));
     }
     const frames = async function* () {
       const more = call.includeUsage ? { usage: null } : {};

@@ -1,7 +1,7 @@
 /** What a server serves: a `LanguageModel`, and what is known of it beside. */
 import { encodeSegments, render, renderedText, type TemplateName, type ToolStyle } from "../chat/index.ts";
 import type { Pin } from "../engine/index.ts";
-import type { ChatRequest, LanguageModel, ModelEvent, Sampling, TokenInfo } from "../llm/index.ts";
+import type { ChatRequest, LanguageModel, RawEvent, RawRequest } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { Control } from "./control.ts";
 import type { Embedded, EmbeddingInputs, EmbedOptions } from "./embeddings.ts";
@@ -12,25 +12,6 @@ export interface Format {
   template: TemplateName;
   toolStyle?: ToolStyle;
 }
-
-/** A continuation of bare text or ids. */
-export interface RawRequest {
-  prompt: readonly number[];
-  /** `maxTokens` 0 computes the prompt only. */
-  sampling: Sampling & { maxTokens: number };
-  /** Asks for log-probabilities, and for so many of the likeliest. */
-  logprobs?: number;
-  /** Asks for those of the prompt too: one `prompt` event, first; its first token has none. */
-  promptLogprobs?: boolean;
-  stopIds?: readonly number[];
-  minTokens?: number;
-  signal?: AbortSignal;
-  /** Told the version of the weights that answer. */
-  onWeights?(version: number): void;
-}
-export type RawEvent =
-  | Extract<ModelEvent, { type: "text" | "tokens" | "usage" | "finish" }>
-  | { type: "prompt"; tokens: TokenInfo[] };
 
 /** What vLLM's metrics tell of an engine. */
 export interface Gauges {
@@ -59,6 +40,8 @@ export interface Backend {
   /** What cannot be asked of it, by field, with the reason. */
   readonly cannot?: Readonly<Record<string, string>>;
   raw?(request: RawRequest): AsyncIterable<RawEvent>;
+  /** Its `raw` takes prompts as they are given, and knows its own end. */
+  readonly rawUpstream?: boolean;
   /** The prompt as the model gets it, where it is made here. */
   prompt?(request: ChatRequest): Prompt;
   readonly control?: Control;

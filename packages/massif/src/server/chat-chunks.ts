@@ -1,6 +1,7 @@
 /** A message's events as chunks of `/v1/chat/completions`, or as one answer (serving-and-agent.md §2.1, §3). */
-import { assemble, type ChatEvent } from "../chat/index.ts";
+import { assemble, type ChatEvent, type ToolCall } from "../chat/index.ts";
 import type { ModelEvent, TokenInfo, Usage } from "../llm/index.ts";
+import { InputReader, inputOf } from "./custom-tools.ts";
 import type { ChatCall } from "./openai-chat.ts";
 import { type Explanation, type Tagged, totalUsage } from "./service.ts";
 
@@ -50,6 +51,8 @@ export class ChatChunks {
   readonly #begun = new Set<number>();
   readonly #tokens: TokenInfo[][];
   readonly #usages: (Usage | undefined)[] = [];
+  /** Of the open call of each choice, where it is a custom tool's. */
+  readonly #inputs: (InputReader | undefined)[] = [];
 
   constructor({ id, created, model, fingerprint }: Head, call: ChatCall) {
     this.#head = { id, object: "chat.completion.chunk", created, model, system_fingerprint: fingerprint };
@@ -77,14 +80,22 @@ export class ChatChunks {
         break;
       case "tool-call-begin": {
         const { index, id, name } = event;
-        yield this.#chunk(choice, {
-          tool_calls: [{ index, id, type: "function", function: { name, arguments: "" } }],
-        });
+        const custom = this.#call.custom.has(name);
+        this.#inputs[choice] = custom ? new InputReader() : undefined;
+        if (custom)
+          yield this.#chunk(choice, { tool_calls: [{ index, id, type: "custom", custom: { name, input: "" } }] });
+        else
+          yield this.#chunk(choice, {
+            tool_calls: [{ index, id, type: "function", function: { name, arguments: "" } }],
+          });
         break;
       }
       case "tool-call-delta": {
         const { index, arguments: args } = event;
-        yield this.#chunk(choice, { tool_calls: [{ index, function: { arguments: args } }] });
+        const reader = this.#inputs[choice];
+        const input = reader?.push(args);
+        if (input) yield this.#chunk(choice, { tool_calls: [{ index, custom: { input } }] });
+        if (!reader) yield this.#chunk(choice, { tool_calls: [{ index, function: { arguments: args } }] });
         break;
       }
       case "usage":
@@ -129,6 +140,12 @@ export class ChatChunks {
 const promptIds = (event: ModelEvent): Choice =>
   event.type === "start" && event.promptIds ? { prompt_token_ids: event.promptIds } : {};
 
+/** A call as its client knows it. */
+function called({ id, function: fn, ...call }: ToolCall, custom: ReadonlySet<string>): Record<string, unknown> {
+  if (!custom.has(fn.name)) return { id, ...call, function: fn };
+  return { id, type: "custom", custom: { name: fn.name, input: inputOf(String(fn.arguments)) } };
+}
+
 /** All events to one answer. */
 export function chatAnswer(
   { id, created, model, fingerprint }: Head,
@@ -154,7 +171,7 @@ export function chatAnswer(
         content: tool_calls && !echo && message.content === "" ? null : echo + message.content,
         refusal: null,
         ...(reasoning !== undefined && showsReasoning && { reasoning_content: reasoning, reasoning }),
-        ...(tool_calls && { tool_calls }),
+        ...(tool_calls && { tool_calls: tool_calls.map((one) => called(one, call.custom)) }),
       },
       logprobs: call.chat.logprobs !== undefined ? logprobsBody(tokens, tokensAsIds) : null,
       finish_reason: finish?.reason ?? "stop",

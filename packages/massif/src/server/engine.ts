@@ -2,9 +2,9 @@
 import { readTemplateName, type TemplateName, type ToolStyle } from "../chat/index.ts";
 // Types alone: a gateway has no engine, and needs no torch.
 import type { Engine } from "../engine/index.ts";
-import type { Sampling, TokenInfo } from "../llm/index.ts";
+import type { RawEvent, RawRequest, Sampling, TokenInfo } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import { type Backend, type Format, type RawEvent, type RawRequest, renderPrompt } from "./backend.ts";
+import { type Backend, type Format, renderPrompt } from "./backend.ts";
 import { EngineControl } from "./control.ts";
 import { embedHere } from "./embeddings.ts";
 
@@ -49,10 +49,15 @@ export function engineBackend(engine: Engine, options: EngineBackendOptions): Ba
 async function* continueRaw(
   engine: Engine,
   tokenizer: Tokenizer,
-  { prompt, sampling, logprobs, promptLogprobs, stopIds, minTokens, signal, onWeights }: RawRequest,
+  request: RawRequest,
   pace: number,
 ): AsyncGenerator<RawEvent, void, undefined> {
-  const { logitBias, stop, ...rest } = sampling;
+  const { sampling, logprobs, promptLogprobs, truncatePrompt: cut, priority, salt, signal, onWeights } = request;
+  const { logitBias, stop, ignoreEnd, stopIds = [], ...rest } = sampling;
+  const whole = typeof request.prompt === "string" ? Array.from(tokenizer.encode(request.prompt)) : request.prompt;
+  const prompt = cut === undefined ? whole : whole.slice(-(cut < 0 ? engine.contextLength - sampling.maxTokens : cut));
+  const end = ignoreEnd ? undefined : tokenizer.special.get("[EOS]");
+  const ends = [...stopIds, ...(end === undefined ? [] : [end])];
   const bias = logitBias && new Map(Object.entries(logitBias).map(([id, by]) => [Number(id), by]));
   const generation = engine.generate({
     ...rest,
@@ -60,8 +65,9 @@ async function* continueRaw(
     temperature: sampling.temperature ?? 1,
     ...(bias && { logitBias: bias }),
     ...(stop && { stop }),
-    ...(stopIds && { stopIds }),
-    ...(minTokens && { minTokens }),
+    ...(ends.length && { stopIds: ends }),
+    ...(priority !== undefined && { priority }),
+    ...(salt !== undefined && { salt }),
     ...(logprobs && { topLogprobs: logprobs }),
     ...(promptLogprobs && { promptLogprobs }),
     ...(signal && { signal }),

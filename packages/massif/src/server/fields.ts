@@ -109,12 +109,14 @@ export function checkPattern(pattern: string, param: string): void {
 }
 
 const Named = z.object({ type: z.literal("function"), function: z.object({ name: z.string() }) });
+const Custom = z.object({ type: z.literal("custom"), custom: z.object({ name: z.string() }) });
 export const ToolChoiceField = z.union([
   z.enum(["none", "auto", "required"], 'none, auto, required or {"type":"function","function":{"name":…}}'),
   Named,
+  Custom,
   z.object({
     type: z.literal("allowed_tools"),
-    allowed_tools: z.object({ mode: z.enum(["auto", "required"]), tools: z.array(Named) }),
+    allowed_tools: z.object({ mode: z.enum(["auto", "required"]), tools: z.array(z.union([Named, Custom])) }),
   }),
 ]);
 
@@ -153,8 +155,9 @@ export function toolsOf(
 export const chosenTool = (choice: z.output<typeof ToolChoiceField> | undefined): Parameters<typeof toolsOf>[1] => {
   if (choice === undefined || typeof choice === "string") return choice;
   if (choice.type === "function") return choice.function;
+  if (choice.type === "custom") return choice.custom;
   const { mode, tools } = choice.allowed_tools;
-  return { mode, allowed: tools.map((tool) => tool.function.name) };
+  return { mode, allowed: tools.map((tool) => ("custom" in tool ? tool.custom : tool.function).name) };
 };
 
 export const SchemaField = z.union([z.record(z.string(), z.unknown()), z.boolean()]);

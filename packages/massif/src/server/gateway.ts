@@ -1,6 +1,6 @@
 /** Upstreams as a backend: whatever speaks OpenAI's protocol, or bare completions in K2's format. */
 import { MassifError } from "../common/index.ts";
-import { type HttpOptions, K2CompletionsModel, OpenAiModel } from "../llm/index.ts";
+import { type HttpOptions, K2CompletionsModel, OpenAiModel, RawUpstream } from "../llm/index.ts";
 import { type Backend, type Format, renderPrompt } from "./backend.ts";
 import { embedUpstream } from "./embeddings.ts";
 import type { Metrics } from "./metrics.ts";
@@ -46,10 +46,14 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
       ...(tokenizer && { tokenizer }),
     });
   });
+  const texts = urls.map(
+    (baseURL) => new RawUpstream({ ...http, baseURL, ...(apiKey !== undefined && { apiKey }), model }),
+  );
   const { now, failures, rest, imbalance } = options;
   const upstreams = new Upstreams(
     models.map((model, i) => ({
       model,
+      raw: texts[i]!,
       name: new URL(urls[i]!).host,
       probe: async (signal) => (await listModels(urls[i]!, apiKey, signal)) !== undefined,
     })),
@@ -70,12 +74,14 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
       names,
       model: verify === "off" ? upstreams : new VerifiedModel(upstreams, { mode: verify, onCall }),
       passesFields: !raw,
+      raw: (request) => upstreams.raw(request),
+      rawUpstream: true,
       embed: (inputs, options) => embedUpstream(urls, { model, apiKey }, inputs, options),
       ...(options.contextLength !== undefined && { contextLength: options.contextLength }),
       ...(format && { format, prompt: (request) => renderPrompt(format, request) }),
     },
     [Symbol.dispose]() {
-      for (const model of models) model[Symbol.dispose]();
+      for (const one of [...models, ...texts]) one[Symbol.dispose]();
     },
   };
 }

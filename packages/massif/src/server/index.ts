@@ -1,6 +1,6 @@
 /** OpenAI's, Anthropic's and the Responses API over any `LanguageModel`. */
 export { createApp } from "./app.ts";
-export type { Backend, Format, Gauges, RawEvent, RawRequest } from "./backend.ts";
+export type { Backend, Format, Gauges } from "./backend.ts";
 export type { Control } from "./control.ts";
 export { type EngineBackendOptions, engineBackend } from "./engine.ts";
 export { ApiError } from "./errors.ts";

@@ -3,6 +3,7 @@ import { z } from "zod";
 import { type Message, MessageSchema, ToolSpecSchema, textOf } from "../chat/index.ts";
 import type { Backend } from "./backend.ts";
 import { readFields } from "./body.ts";
+import { readCustomTools } from "./custom-tools.ts";
 import { checkDynamicTools } from "./dynamic-tools.ts";
 import {
   engineFields,
@@ -88,6 +89,8 @@ export interface ChatCall extends Call {
   tellsIds: boolean;
   tokensAsIds: boolean;
   showsReasoning: boolean;
+  /** Tools whose calls are told as text. */
+  custom: ReadonlySet<string>;
   /** What stands before the answer's text. */
   echo?: string;
 }
@@ -99,7 +102,8 @@ export function readChat(body: Record<string, unknown>, backend: Backend, option
   const extra = upstreamOnly(body, backend);
   const format = engineFormat(fields, formatOf(fields.response_format));
   const messages = partial(fields.messages, fields);
-  const tools = checkDynamicTools(body.messages, fields.tools ?? []);
+  const { tools, custom } = readCustomTools(fields.tools);
+  const declared = checkDynamicTools(body.messages, tools ?? []);
   checkMessages(messages, format);
   if (fields.top_logprobs !== undefined && !fields.logprobs) throw invalid("top_logprobs", "needs logprobs: true");
   if (fields.stream_options && !fields.stream) throw invalid("stream_options", "only with stream: true");
@@ -115,13 +119,14 @@ export function readChat(body: Record<string, unknown>, backend: Backend, option
     stream: fields.stream ?? false,
     explain: fields.explain ?? false,
     includeUsage: fields.stream_options?.include_usage ?? false,
+    custom,
     tellsIds: ids,
     tokensAsIds: asIds,
     showsReasoning: fields.include_reasoning ?? true,
     ...(fields.echo && { echo: echoOf(messages) }),
     chat: {
       messages,
-      ...toolsOf(fields.tools, chosenTool(fields.tool_choice), fields.parallel_tool_calls, { declared: tools }),
+      ...toolsOf(tools, chosenTool(fields.tool_choice), fields.parallel_tool_calls, { declared }),
       ...(format && { responseFormat: format }),
       ...(reasoning && { reasoning }),
       ...(Object.keys(sampling).length && { sampling }),

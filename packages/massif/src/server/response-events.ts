@@ -1,5 +1,6 @@
 /** A message's events as those of the Responses API, and the response as it stands after each. */
 import type { ModelEvent, TokenInfo, Usage } from "../llm/index.ts";
+import { InputReader } from "./custom-tools.ts";
 import { type Item, responsesLogprobs, responsesUsage } from "./responses.ts";
 
 type Wire = Record<string, unknown> & { type: string };
@@ -12,11 +13,14 @@ export interface ResponseHead {
   echo: Record<string, unknown>;
   newId: () => string;
   logprobs: boolean;
+  /** Tools whose calls are told as text. */
+  custom: ReadonlySet<string>;
 }
 
 interface Open {
   item: Record<string, unknown>;
-  kind: "message" | "reasoning" | "function_call";
+  kind: "message" | "reasoning" | "function_call" | "custom_tool_call";
+  input?: InputReader;
   text: string;
   tokens: TokenInfo[];
 }
@@ -82,9 +86,18 @@ export class ResponseEvents {
         break;
       }
       case "tool-call-begin":
-        yield* this.#begin("function_call", { call_id: event.id, name: event.name, arguments: "" });
+        if (this.#head.custom.has(event.name)) {
+          yield* this.#begin("custom_tool_call", { call_id: event.id, name: event.name, input: "" });
+          this.#open!.input = new InputReader();
+        } else yield* this.#begin("function_call", { call_id: event.id, name: event.name, arguments: "" });
         break;
       case "tool-call-delta":
+        if (this.#open!.input) {
+          const delta = this.#open!.input.push(event.arguments);
+          this.#open!.text += delta;
+          if (delta) yield this.#delta("response.custom_tool_call_input.delta", { delta });
+          break;
+        }
         this.#open!.text += event.arguments;
         yield this.#delta("response.function_call_arguments.delta", { delta: event.arguments });
         break;
@@ -114,7 +127,7 @@ export class ResponseEvents {
 
   *#begin(kind: Open["kind"], fields: Record<string, unknown>): Generator<Wire> {
     yield* this.#end("completed");
-    const prefix = { message: "msg", reasoning: "rs", function_call: "fc" }[kind];
+    const prefix = { message: "msg", reasoning: "rs", function_call: "fc", custom_tool_call: "ctc" }[kind];
     const item = { id: `${prefix}_${this.#head.newId()}`, type: kind, status: "in_progress", ...fields };
     this.#open = { item, kind, text: "", tokens: [] };
     yield this.#event("response.output_item.added", { output_index: this.output.length, item });
@@ -135,6 +148,9 @@ export class ResponseEvents {
     if (kind === "function_call") {
       item.arguments = text;
       yield this.#delta("response.function_call_arguments.done", { arguments: text, name: item.name });
+    } else if (kind === "custom_tool_call") {
+      item.input = text;
+      yield this.#delta("response.custom_tool_call_input.done", { input: text });
     } else {
       const part = kind === "message" ? outputText(text, tokens) : { type: "reasoning_text", text };
       const done = kind === "message" ? { text, logprobs: responsesLogprobs(tokens) } : { text };

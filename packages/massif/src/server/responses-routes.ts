@@ -85,7 +85,7 @@ export function responsesRoutes(hono: Hono<Env>, app: App): void {
     const { echo, model, input, history } = call;
     const events = new ResponseEvents({
       ...{ id, created: app.unixTime(), model, echo, newId: app.newId },
-      logprobs: call.chat.logprobs !== undefined,
+      ...{ logprobs: call.chat.logprobs !== undefined, custom: call.custom },
     });
     const cancelled = new AbortController();
     const explanation = call.explain ? service.explain(call) : undefined;

@@ -5,6 +5,7 @@ import { type AssistantMessage, type Message, readMessages, type ToolSpec } from
 import type { TokenInfo, Usage } from "../llm/index.ts";
 import { readFields } from "./body.ts";
 import { logprobsBody } from "./chat-chunks.ts";
+import { CustomTool, customFunction, inputArguments } from "./custom-tools.ts";
 import { ApiError, invalid } from "./errors.ts";
 import { checkMessages, checkSchema, SchemaField, samplingOf, toolsOf } from "./fields.ts";
 import type { Call } from "./service.ts";
@@ -20,6 +21,8 @@ export const Item = z.union([
     ...Id,
   }),
   z.object({ type: z.literal("function_call"), call_id: z.string(), name: z.string(), arguments: z.string(), ...Id }),
+  z.object({ type: z.literal("custom_tool_call"), call_id: z.string(), name: z.string(), input: z.string(), ...Id }),
+  z.object({ type: z.literal("custom_tool_call_output"), call_id: z.string(), output: Content, ...Id }),
   z.object({ type: z.literal("function_call_output"), call_id: z.string(), output: Content, ...Id }),
   z.object({
     type: z.literal("reasoning"),
@@ -34,7 +37,7 @@ export type Item = z.output<typeof Item>;
 const Reference = z.object({ type: z.literal("item_reference"), id: z.string() });
 
 const FunctionTool = z.object({
-  type: z.literal("function", "only function tools: this server has none of its own"),
+  type: z.literal("function"),
   name: z.string(),
   description: z.string().nullish(),
   parameters: SchemaField.nullish(),
@@ -57,15 +60,23 @@ const ResponsesBody = z.object({
   input: z.union([z.string(), z.array(z.union([Item, Reference]))]),
   instructions: z.string().optional(),
   previous_response_id: z.string().optional(),
-  tools: z.array(FunctionTool).optional(),
+  tools: z
+    .array(
+      z.discriminatedUnion(
+        "type",
+        [FunctionTool, CustomTool.extend({ type: z.literal("custom") })],
+        "only function and custom tools: this server has none of its own",
+      ),
+    )
+    .optional(),
   tool_choice: z
     .union([
       z.enum(["none", "auto", "required"], "none, auto, required or a function"),
-      z.object({ type: z.literal("function"), name: z.string() }),
+      z.object({ type: z.enum(["function", "custom"]), name: z.string() }),
       z.object({
         type: z.literal("allowed_tools"),
         mode: z.enum(["auto", "required"]),
-        tools: z.array(z.object({ type: z.literal("function"), name: z.string() })),
+        tools: z.array(z.object({ type: z.enum(["function", "custom"]), name: z.string() })),
       }),
     ])
     .optional(),
@@ -105,6 +116,8 @@ export interface ResponsesCall extends Call {
   /** What the client gave now, and all that it stands on. */
   input: Item[];
   history: Item[];
+  /** Tools whose calls are told as text. */
+  custom: ReadonlySet<string>;
   /** What the response repeats of the request. */
   echo: Record<string, unknown>;
 }
@@ -133,12 +146,12 @@ export function readResponses(
   const history = [...before, ...input];
   const format = text?.format && text.format.type !== "text" ? text.format : undefined;
   if (format?.type === "json_schema") checkSchema(format.schema, "text.format.schema");
-  const tools = (fields.tools ?? []).map(
-    ({ type, ...fn }): ToolSpec => ({
-      type,
-      function: Object.fromEntries(Object.entries(fn).filter(([, value]) => value != null)) as { name: string },
-    }),
-  );
+  const tools = (fields.tools ?? []).map((tool, i): ToolSpec => {
+    if (tool.type === "custom") return customFunction(tool, `tools[${i}]`);
+    const { type, ...fn } = tool;
+    const said = Object.fromEntries(Object.entries(fn).filter(([, value]) => value != null));
+    return { type, function: said as { name: string } };
+  });
   const messages = readMessages([
     ...(fields.instructions === undefined ? [] : [{ role: "system", content: fields.instructions }]),
     ...messagesOf(history),
@@ -156,7 +169,7 @@ export function readResponses(
   const chosen =
     typeof choice !== "object"
       ? choice
-      : choice.type === "function"
+      : choice.type !== "allowed_tools"
         ? { name: choice.name }
         : { mode: choice.mode, allowed: choice.tools.map(({ name }) => name) };
   const sampling = samplingOf(fields, fields.max_output_tokens);
@@ -169,6 +182,7 @@ export function readResponses(
     background,
     input,
     history,
+    custom: new Set((fields.tools ?? []).flatMap(({ type, name }) => (type === "custom" ? name : []))),
     explain: fields.explain ?? false,
     chat: {
       messages,
@@ -192,10 +206,11 @@ export function readResponses(
       ...{ temperature: fields.temperature ?? null, top_p: fields.top_p ?? null },
       ...{ top_logprobs: fields.top_logprobs ?? 0, truncation: "disabled", service_tier: "default" },
       tool_choice: choice ?? "auto",
-      tools: (fields.tools ?? []).map((tool) => ({
-        ...{ type: "function", name: tool.name, description: tool.description ?? null },
-        ...{ parameters: tool.parameters ?? null, strict: tool.strict ?? null },
-      })),
+      tools: (fields.tools ?? []).map((tool) => {
+        const { type, name, description = null } = tool;
+        if (tool.type === "custom") return { type, name, description, format: tool.format ?? { type: "text" } };
+        return { type, name, description, parameters: tool.parameters ?? null, strict: tool.strict ?? null };
+      }),
       text: { format: text?.format ?? { type: "text" }, verbosity: "medium" },
       reasoning: { effort: reasoning?.effort ?? null, summary: reasoning?.summary ?? null },
       ...(fields.user !== undefined && { user: fields.user }),
@@ -233,15 +248,15 @@ export function messagesOf(items: readonly Item[]): Message[] {
       const message = assistant((m) => !m.content && !m.tool_calls);
       const said = item.content?.length ? item.content : (item.summary ?? []);
       message.reasoning_content = (message.reasoning_content ?? "") + said.map(({ text }) => text).join("");
-    } else if (item.type === "function_call") {
+    } else if (item.type === "function_call" || item.type === "custom_tool_call") {
       const message = assistant(() => true);
       const call = {
         id: item.call_id,
         type: "function" as const,
-        function: { name: item.name, arguments: item.arguments },
+        function: { name: item.name, arguments: "input" in item ? inputArguments(item.input) : item.arguments },
       };
       message.tool_calls = [...(message.tool_calls ?? []), call];
-    } else if (item.type === "function_call_output") {
+    } else if (item.type === "function_call_output" || item.type === "custom_tool_call_output") {
       open = undefined;
       messages.push({ role: "tool", tool_call_id: item.call_id, content: textIn(item.output) });
     } else if (item.role === "assistant") assistant((m) => !m.content && !m.tool_calls).content = textIn(item.content);

@@ -1,7 +1,7 @@
 /** One request for one or more answers, whichever dialect asked: model, slot, key, events, numbers. */
 import { MassifError } from "../common/index.ts";
-import { type ChatRequest, estimateUsage, type ModelEvent, type Trace, type Usage } from "../llm/index.ts";
-import type { Backend, RawEvent, RawRequest } from "./backend.ts";
+import { type ChatRequest, estimateUsage, type ModelEvent, type RawEvent, type RawRequest, type Trace, type Usage } from "../llm/index.ts";
+import type { Backend } from "./backend.ts";
 import { ApiError, CLIENT_GONE, toApiError } from "./errors.ts";
 import type { Key } from "./keys.ts";
 import { Metrics } from "./metrics.ts";

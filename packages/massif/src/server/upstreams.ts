@@ -2,10 +2,20 @@
  *  than the others; not one that fails; another where one fails before it says anything. */
 import { createHash } from "node:crypto";
 import { MassifError } from "../common/index.ts";
-import { type ChatRequest, type LanguageModel, LlmError, type ModelEvent } from "../llm/index.ts";
+import {
+  type ChatRequest,
+  type LanguageModel,
+  LlmError,
+  type ModelEvent,
+  type RawEvent,
+  type RawRequest,
+  type RawUpstream,
+} from "../llm/index.ts";
 
 export interface UpstreamOptions {
   model: LanguageModel;
+  /** The same for bare text. */
+  raw?: RawUpstream;
   /** What metrics call it. */
   name: string;
   /** Whether it is well: asked every now and then. Throws, or false: not. */
@@ -75,8 +85,21 @@ export class Upstreams implements LanguageModel {
   }
 
   /** Throws what the last upstream threw; `llm.connect` where all are left alone. */
-  async *stream(request: ChatRequest): AsyncGenerator<ModelEvent, void, undefined> {
-    const beginnings = beginningsOf(request);
+  stream(request: ChatRequest): AsyncGenerator<ModelEvent, void, undefined> {
+    return this.#attempt(beginningsOf(request), request.signal, ({ model }) => model.stream(request));
+  }
+
+  /** The same for bare text, by its first words. */
+  raw(request: RawRequest): AsyncGenerator<RawEvent, void, undefined> {
+    const hash = createHash("sha256").update(JSON.stringify(request.prompt.slice(0, 256)));
+    return this.#attempt([hash.digest("hex")], request.signal, ({ raw }) => raw!.stream(request));
+  }
+
+  async *#attempt<E extends ModelEvent | RawEvent>(
+    beginnings: readonly string[],
+    signal: AbortSignal | undefined,
+    open: (upstream: Upstream) => AsyncIterable<E>,
+  ): AsyncGenerator<E, void, undefined> {
     const tried = new Set<Upstream>();
     for (;;) {
       const upstream = this.#choose(beginnings, tried);
@@ -85,7 +108,7 @@ export class Upstreams implements LanguageModel {
       let done = false;
       upstream.running++;
       try {
-        for await (const event of upstream.model.stream(request)) {
+        for await (const event of open(upstream)) {
           // What only tells who answers can be told again by another.
           if (event.type === "start") {
             if (!said) this.#remember(upstream, beginnings);
@@ -96,7 +119,7 @@ export class Upstreams implements LanguageModel {
         this.#succeeded(upstream);
         return;
       } catch (error) {
-        if (request.signal?.aborted) throw error;
+        if (signal?.aborted) throw error;
         if (elsewhere(error) && isFailure(error)) this.#failed(upstream);
         else if (!elsewhere(error)) this.#succeeded(upstream);
         done = true;
