@@ -4,6 +4,7 @@ import type { Context } from "hono";
 import { type BodyLimits, bodyLimits, readJson } from "./body.ts";
 import { ApiError, anthropicError, CLIENT_GONE, openAiError, toApiError } from "./errors.ts";
 import { type Key, Keys } from "./keys.ts";
+import { keptSecret } from "./secret.ts";
 import type { Caller, Service } from "./service.ts";
 import { frame, sseResponse } from "./sse.ts";
 import type { Search } from "./web-search.ts";
@@ -29,7 +30,7 @@ export interface AppOptions {
   /** Answers Moonshot's `$web_search`, which without it is a 400. */
   search?: Search;
   version?: string;
-  /** Signs thinking. Default: another in each process. */
+  /** Signs thinking, and seals summaries. Default: that of the folder `state`, otherwise another in each process. */
   secret?: string;
   /** Milliseconds. Defaults 15 s and 2 min. */
   keepAlive?: number;
@@ -56,7 +57,7 @@ export const resolveOptions = (given: AppOptions): App => ({
   runs: [],
   worlds: [],
   version: "0.1.0",
-  secret: randomUUID(),
+  secret: given.state === undefined ? randomUUID() : keptSecret(given.state),
   keepAlive: 15_000,
   stall: 120_000,
   unixTime: () => Math.floor(Date.now() / 1000),

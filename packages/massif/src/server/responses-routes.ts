@@ -1,6 +1,7 @@
 /** The routes of the Responses API, and the responses that are kept: in memory, each key its own, the oldest forgotten. */
 import type { Hono } from "hono";
 import { countTokens } from "./app.ts";
+import { compactionRoutes, withSummaries } from "./compaction.ts";
 import { ApiError, toApiError } from "./errors.ts";
 import { type App, allowExplain, body, type Ctx, type Env, leaving, modelIn, stream } from "./http.ts";
 import { ResponseEvents } from "./response-events.ts";
@@ -63,7 +64,7 @@ export function responsesRoutes(hono: Hono<Env>, app: App): void {
   const store = new ResponseStore();
   const read = (c: Ctx, fields: Record<string, unknown>): ResponsesCall =>
     readResponses(
-      fields,
+      withSummaries(fields, c, app.secret),
       {
         conversation(id) {
           const { history, events } = store.get(id, c, "previous_response_id");
@@ -76,6 +77,7 @@ export function responsesRoutes(hono: Hono<Env>, app: App): void {
       app,
     );
 
+  compactionRoutes(hono, app, read);
   hono.post("/v1/responses", async (c) => {
     const fields = await body(c as Ctx, app);
     service.backend(modelIn(fields));
