@@ -55,6 +55,8 @@ export interface EngineModelOptions {
   /** Milliseconds between two looks at what has come: tokens that came meanwhile are one event. Default 0. Where stop
    *  strings may end an answer it looks at every token. */
   pace?: number;
+  /** Tells the experts of every token, as learning checks them. */
+  experts?: boolean;
 }
 
 /** Compiled grammars remembered. */
@@ -123,6 +125,7 @@ class EngineModel implements EngineChat {
       prompt,
       stopIds: ignoreEnd ? stopIds : [end, ...stopIds],
       ...(request.logprobs && { topLogprobs: request.logprobs }),
+      ...(this.#options.experts && { experts: true }),
       ...(request.promptLogprobs !== undefined && { promptLogprobs: true, topPromptLogprobs: request.promptLogprobs }),
       ...(request.metadata?.user !== undefined && { client: request.metadata.user }),
       ...(request.priority !== undefined && { priority: request.priority }),
@@ -370,7 +373,7 @@ class EngineModel implements EngineChat {
     return some || toolChoice !== "none";
   }
 
-  #info({ id, logprob, top }: GeneratedToken, { logprobs, tokenIds }: ChatRequest): TokenInfo {
+  #info({ id, logprob, top, experts }: GeneratedToken, { logprobs, tokenIds }: ChatRequest): TokenInfo {
     const of = (id: number, logprob: number): TokenInfo => {
       const bytes = this.#bytes(id);
       return {
@@ -380,7 +383,11 @@ class EngineModel implements EngineChat {
         ...(logprobs !== undefined && { logprob }),
       };
     };
-    return { ...of(id, logprob), ...(top && { top: top.map((other) => of(other.id, other.logprob)) }) };
+    return {
+      ...of(id, logprob),
+      ...(top && { top: top.map((other) => of(other.id, other.logprob)) }),
+      ...(experts && { experts }),
+    };
   }
 
   /** None for the rows that a model's vocabulary has beyond its tokenizer's. */

@@ -28,6 +28,8 @@ export interface TokenInfo {
   logprob?: number;
   /** The likeliest at this place, likeliest first. */
   top?: Omit<TokenInfo, "top">[];
+  /** Of each layer with experts, those that the token before this one went through. */
+  experts?: number[][];
 }
 
 /** Why a message ended: `content_filter` is an upstream that refused to go on. */

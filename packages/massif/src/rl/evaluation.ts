@@ -12,7 +12,7 @@ import { type Baselines, readBaselines } from "./report.ts";
 import { meanOf } from "./statistics.ts";
 
 /** Transcripts kept of each world. */
-const KEPT = 4;
+const KEPT = 12;
 
 /** Metrics for the row of the step. Prints a line for each world; transcripts go to the run folder `dir`. */
 export async function evaluate(

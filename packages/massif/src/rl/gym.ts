@@ -30,6 +30,7 @@ import type { RlRecipe } from "./recipe.ts";
 import { readEvaluations, writeRlReport } from "./report.ts";
 import { rewardsOf, weightsAt } from "./rewards.ts";
 import { type Arena, openArena } from "./rollouts.ts";
+import { keepAnswers } from "./transcripts.ts";
 
 /** What float32 owes: the same kernels in the same process (anchors.md §17.4). */
 const MISMATCH_BAR = 1e-5;
@@ -206,7 +207,7 @@ class Gym implements Disposable {
       pendingGroups: this.#policy.rollouts.pending,
       lr: this.#recipe.optimizer.learningRate * rate,
       temperature,
-      ...flat(update),
+      ...flat(update, step),
       tokens: this.#tokens,
       rolloutTokensPerSecond: (1000 * tokens) / (rolled - began),
       tokensPerSecond: (1000 * (update?.trainedTokens ?? 0)) / (updated - rolled),
@@ -220,10 +221,9 @@ class Gym implements Disposable {
       await this.#back(trouble);
       return undefined;
     }
-    const evaluated =
-      last || step % evaluation.every === 0
-        ? await this.#evaluate(step, last ? evaluation.lastEpisodes : evaluation.episodes)
-        : {};
+    const looked = last || step % evaluation.every === 0;
+    if (looked) await keepAnswers(this.#run.dir, step, all, weights);
+    const evaluated = looked ? await this.#evaluate(step, last ? evaluation.lastEpisodes : evaluation.episodes) : {};
     this.#run.metrics({ step, ...row, ...evaluated });
     if (update && update.mismatch > MISMATCH_BAR)
       this.#run.event({ event: "mismatch", step, most: update.mismatch, bar: MISMATCH_BAR });

@@ -5,7 +5,7 @@
  */
 import { type Tensor, torch } from "@massif/torch";
 import type { Random } from "../common/index.ts";
-import { type Gradients, IGNORE, type Rows, type Trainer } from "../train/index.ts";
+import { type Applied, type Gradients, IGNORE, type Rows, shares, type Trainer } from "../train/index.ts";
 import { type Algorithm, algorithms, differentiate, type Parameters, truncatedWeights } from "./objectives.ts";
 import type { RlRecipe } from "./recipe.ts";
 import { type Layout, layOut, type Sequence } from "./sequences.ts";
@@ -38,6 +38,8 @@ export interface UpdateReport {
   /** |log p of the trainer − log p of the rollout| before the first update: should be 0. */
   mismatch: number;
   mismatchMean: number;
+  /** Share of these tokens whose experts are the rollout's in every layer; undefined where the engine does not tell. */
+  routingEqual?: number;
   /** −mean log p of what was sampled. */
   entropy: number;
   /** KL(π_old ‖ π_θ) of tokens as an update found it, estimated by ρ − 1 − log ρ; 0 in the first. */
@@ -51,6 +53,8 @@ export interface UpdateReport {
   /** Of the side losses, by name: nats a token. */
   sideLosses: Record<string, number>;
   trainedTokens: number;
+  /** Every head and every expert, of the last update that was applied. */
+  matrices?: { maxLogits: number[][]; maxLogitsAfter: number[][]; expertLoad: number[][] };
 }
 
 export class Learner {
@@ -101,7 +105,7 @@ export class Learner {
         mine.map((i) => old[i]!),
         options,
         tally,
-        first,
+        { first, firstUpdate: part === 0 },
       );
     }
     return tally.report();
@@ -127,7 +131,7 @@ export class Learner {
     old: readonly Float32Array[],
     { rate, temperature, sides = [] }: UpdateOptions,
     tally: Tally,
-    first: boolean,
+    { first, firstUpdate }: { first: boolean; firstUpdate: boolean },
   ): void {
     const { trust, truncateWeights } = this.#recipe;
     const total = { sequences: sequences.length, tokens: layouts.reduce((n, { at }) => n + at.length, 0) };
@@ -170,15 +174,29 @@ export class Learner {
       return weight;
     };
 
-    const gradients = this.#trainer.gradients(batches, { weigh, temperature });
+    const routed = (experts: Int32Array[], micro: number): void => {
+      const { at, sequence, token } = layouts[micro] ?? { at: [], sequence: [], token: [] };
+      for (const [i, position] of at.entries()) {
+        const { fresh, experts: said } = sequences[sequence[i]!]!;
+        const told = fresh[token[i]!] ? said[token[i]!] : undefined;
+        if (!told) continue;
+        const k = told[0]?.length ?? 0;
+        tally.routing(
+          told.every((of, layer) => {
+            const mine = experts[layer]!.subarray(position * k, (position + 1) * k);
+            return of.every((expert) => mine.includes(expert));
+          }),
+        );
+      }
+    };
+    const gradients = this.#trainer.gradients(batches, { weigh, temperature, ...(firstUpdate && { routed }) });
     if (!Number.isFinite(gradients.gradNorm)) {
       this.#trainer.discard();
-      tally.step(gradients, 0);
+      tally.step(gradients);
       return;
     }
     const held = trust.bound === null ? undefined : this.#copyWeights();
-    const { clippedHeads } = this.#trainer.apply(gradients, rate, 0);
-    tally.step(gradients, clippedHeads);
+    tally.step(gradients, this.#trainer.apply(gradients, rate, 0));
     tally.tokens(
       batches.reduce((n, { batch, seqLen }) => n + batch * seqLen, 0),
       total,
@@ -246,11 +264,13 @@ export class Learner {
 class Tally {
   readonly #sum = { updates: 0, sequences: 0, tokens: 0, trained: 0, nll: 0, kl: 0, seen: 0, objective: 0 };
   readonly #mismatch = { most: 0, sum: 0, n: 0 };
+  readonly #routing = { equal: 0, n: 0 };
   readonly #norms: number[] = [];
   readonly #moves: { moved: number; bounded: number }[] = [];
   readonly #sides: Record<string, number> = {};
   #maxLogit = 0;
   #clippedHeads = 0;
+  #matrices: UpdateReport["matrices"];
   #ratio = 1;
 
   mismatch(delta: number): void {
@@ -258,6 +278,11 @@ class Tally {
     this.#mismatch.most = Math.max(this.#mismatch.most, size);
     this.#mismatch.sum += size;
     this.#mismatch.n++;
+  }
+
+  routing(equal: boolean): void {
+    this.#routing.equal += Number(equal);
+    this.#routing.n++;
   }
 
   policy(now: Float32Array, was: Float32Array): void {
@@ -279,11 +304,13 @@ class Tally {
     this.#sides[name] = (this.#sides[name] ?? 0) + loss;
   }
 
-  step({ gradNorm, maxLogits }: Gradients, clippedHeads: number): void {
+  /** `applied` is absent where the update was left out. */
+  step({ gradNorm, maxLogits, load }: Gradients, applied?: Applied): void {
     this.#sum.updates++;
     this.#norms.push(gradNorm);
     this.#maxLogit = Math.max(this.#maxLogit, ...maxLogits.flat());
-    this.#clippedHeads += clippedHeads;
+    this.#clippedHeads += applied?.clippedHeads ?? 0;
+    if (applied) this.#matrices = { maxLogits, maxLogitsAfter: applied.maxLogitsAfter, expertLoad: shares(load) };
   }
 
   tokens(trained: number, { sequences, tokens }: { sequences: number; tokens: number }): void {
@@ -308,6 +335,7 @@ class Tally {
       clippedHeads: this.#clippedHeads,
       mismatch: this.#mismatch.most,
       mismatchMean: this.#mismatch.sum / Math.max(1, this.#mismatch.n),
+      ...(this.#routing.n && { routingEqual: this.#routing.equal / this.#routing.n }),
       entropy: nll / Math.max(1, seen),
       kl: kl / Math.max(1, seen),
       ratio: this.#ratio,
@@ -318,6 +346,7 @@ class Tally {
         Object.entries(this.#sides).map(([name, sum]) => [name, sum / Math.max(1, updates)]),
       ),
       trainedTokens: trained,
+      ...(this.#matrices && { matrices: this.#matrices }),
     };
   }
 }

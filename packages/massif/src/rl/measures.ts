@@ -31,9 +31,16 @@ export function successByKind(groups: readonly Group[]): Partial<Record<Kind, nu
   return Object.fromEntries(kinds.map((kind) => [kind, meanOf(of(kind).map(({ outcome }) => outcome))]));
 }
 
-/** Side losses as `ptxLoss`, `criticLoss`. */
-export function flat(update: UpdateReport | undefined): Partial<Omit<UpdateReport, "sideLosses">> {
+/** Steps between rows with every head's logit and every expert's load. */
+const DETAIL_EVERY = 5;
+
+/** Side losses as `ptxLoss`, `criticLoss`; matrices now and then. */
+export function flat(
+  update: UpdateReport | undefined,
+  step: number,
+): Partial<Omit<UpdateReport, "sideLosses" | "matrices">> {
   if (!update) return {};
-  const { sideLosses, ...rest } = update;
-  return { ...rest, ...Object.fromEntries(Object.entries(sideLosses).map(([name, loss]) => [`${name}Loss`, loss])) };
+  const { sideLosses, matrices, ...rest } = update;
+  const losses = Object.entries(sideLosses).map(([name, loss]) => [`${name}Loss`, loss]);
+  return { ...rest, ...Object.fromEntries(losses), ...(step % DETAIL_EVERY === 0 && matrices) };
 }

@@ -45,8 +45,8 @@ export class Policy implements Disposable {
     const { version } = this.engine;
     const sequences = groups.flatMap(({ answers }) => {
       const advantages = this.#learner.advantage(rewardsOf(answers, weights).map(totalOf));
-      return answers.map(({ trajectory }, i) =>
-        sequenceOf(trajectory, advantages[i]!, { version, stale: this.#stale }),
+      return answers.map(({ trajectory, experts }, i) =>
+        sequenceOf(trajectory, advantages[i]!, { version, stale: this.#stale, experts }),
       );
     });
     const report = this.#learner.update(sequences, options);
@@ -74,4 +74,4 @@ export function openRolloutEngine(model: Model, tokenizer: Tokenizer, { seed, gr
 
 /** Unenforced: an answer held to a grammar comes from another distribution than the one that is trained. */
 export const playerOf = (engine: Engine, { template }: RlRecipe): LanguageModel =>
-  engineModel(engine, { template, enforce: false, sampling: { temperature: 1 } });
+  engineModel(engine, { template, enforce: false, experts: true, sampling: { temperature: 1 } });

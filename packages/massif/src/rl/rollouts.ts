@@ -3,7 +3,7 @@
  * arXiv 2501.12599 §2.6.2): when an iteration's tokens are spent, no message is begun any more; episodes under way wait
  * and go on in the next iteration, under its weights. Their turns say by which weights they were written.
  */
-import { type Kind, kindOf, runEpisode } from "../agent/index.ts";
+import { type EpisodeEvent, type Kind, kindOf, runEpisode } from "../agent/index.ts";
 import type { TemplateName, Trajectory } from "../chat/index.ts";
 import { Random } from "../common/index.ts";
 import type { ChatRequest, LanguageModel, ModelEvent } from "../llm/index.ts";
@@ -53,6 +53,8 @@ export interface Answer {
   truncated: boolean;
   /** Words to the user without the evidence for them, or a call that was forbidden. */
   shortcut: boolean;
+  /** Of each token that the model wrote, where its engine tells them: of each layer the experts that it came from. */
+  experts: (number[][] | undefined)[];
   /** By a critic that is trusted: share of comparisons won, less ½. */
   rank?: number;
 }
@@ -215,10 +217,16 @@ export async function playOne(
 ): Promise<{ answer: Answer; kind: Kind }> {
   const env = arena.open();
   const { maxTokens } = arena;
-  const trajectory = await runEpisode(model, env, seed, { tokenizer, template, sampling, maxTokens });
+  const experts: Answer["experts"] = [];
+  const onEvent = (event: EpisodeEvent) => {
+    if (event.type === "model" && event.event.type === "tokens")
+      for (const token of event.event.tokens) experts.push(token.experts);
+  };
+  const trajectory = await runEpisode(model, env, seed, { tokenizer, template, sampling, maxTokens, onEvent });
   const { tokens, verification, ended, reward } = trajectory;
   const answer: Answer = {
     trajectory,
+    experts,
     outcome: reward?.total ?? 0,
     length: tokens?.turns.reduce((sum, { start, end }) => sum + end - start, 0) ?? 0,
     truncated: ended === "tokens" || ended === "length" || ended === "context",

@@ -9,6 +9,8 @@ export interface Sequence extends Example {
   sampled: Float32Array;
   /** For each token, whether the weights of now wrote it: of these the trainer must say the same log p. */
   fresh: Uint8Array;
+  /** For each token, the experts of each layer that the engine says it came from. */
+  experts: (number[][] | undefined)[];
 }
 
 /**
@@ -19,7 +21,11 @@ export interface Sequence extends Example {
 export function sequenceOf(
   { id, tokens }: Trajectory,
   advantage: number,
-  { version, stale = "mask" }: { version?: number; stale?: "mask" | "ratio" } = {},
+  {
+    version,
+    stale = "mask",
+    experts: told = [],
+  }: { version?: number; stale?: "mask" | "ratio"; experts?: readonly (number[][] | undefined)[] } = {},
 ): Sequence {
   if (!tokens?.logprobs)
     throw new MassifError("rl.tokens", {
@@ -29,14 +35,17 @@ export function sequenceOf(
     });
   const [learn, fresh] = [new Uint8Array(tokens.ids.length), new Uint8Array(tokens.ids.length)];
   const sampled = new Float32Array(tokens.ids.length);
+  const experts: Sequence["experts"] = new Array(tokens.ids.length);
+  let written = 0;
   for (const { start, end, weights } of tokens.turns) {
+    for (let i = start; i < end; i++) experts[i] = told[written++];
     const isFresh = version === undefined || weights === version;
     if (isFresh) fresh.fill(1, start, end);
     if (!isFresh && stale === "mask") continue;
     learn.fill(1, start, end);
     for (let i = start; i < end; i++) sampled[i] = tokens.logprobs[i] ?? 0;
   }
-  return { ids: Int32Array.from(tokens.ids), learn, advantage, sampled, fresh };
+  return { ids: Int32Array.from(tokens.ids), learn, advantage, sampled, fresh, experts };
 }
 
 /** Where the targets of a micro-batch come from: place in the rows, number of the sequence, token of it. */

@@ -39,6 +39,8 @@ export interface GradientOptions {
   weigh?: Weigh;
   /** Divides the logits, as when the targets were sampled. */
   temperature?: number;
+  /** Told the experts of each position of micro-batch `micro`: of each layer with experts [B·T·k]. */
+  routed?: (experts: Int32Array[], micro: number) => void;
 }
 
 export interface Applied {
@@ -86,7 +88,7 @@ export class Trainer {
   }
 
   /** Adds up the gradients of the micro-batches of one step; the weights stay. */
-  gradients(batches: readonly Rows[], { weigh, temperature = 1 }: GradientOptions = {}): Gradients {
+  gradients(batches: readonly Rows[], { weigh, temperature = 1, routed }: GradientOptions = {}): Gradients {
     const targets = batches.reduce((n, { targets }) => n + targets.reduce((m, t) => m + (t === IGNORE ? 0 : 1), 0), 0);
     this.optimizer.zeroGrad();
     using _ = torch.scope();
@@ -102,7 +104,8 @@ export class Trainer {
         weigh
           ? torch.tensor(weigh(nll_N.neg().toTypedArray() as Float32Array, micro), { device: nll_N.device }).neg()
           : torch.full_like(nll_N, 1 / Math.max(1, targets));
-      const { nll, maxLogits_H, loads_E } = this.#micro(rows, gradOf, temperature, balance);
+      const tell = routed && ((experts: Int32Array[]) => routed(experts, micro));
+      const { nll, maxLogits_H, loads_E } = this.#micro(rows, gradOf, temperature, balance, tell);
       losses.push(inner.keep(nll));
       maxima.push(inner.keep(maxLogits_H));
       for (const [layer, load_E] of loads_E) {
@@ -151,6 +154,7 @@ export class Trainer {
     gradOf: (nll_N: Tensor) => Tensor,
     temperature: number,
     balance: number,
+    routed?: (experts: Int32Array[]) => void,
   ): { nll: Tensor; maxLogits_H: Tensor[]; loads_E: [number, Tensor][] } {
     const { model } = this;
     const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
@@ -158,14 +162,18 @@ export class Trainer {
     const tape = new Tape(this.config.activations, this.#blocks);
     const maxLogits_H: Tensor[] = [];
     const loads_E: [number, Tensor][] = [];
+    const experts: Int32Array[] = [];
 
     let x_BTD = torch.noGrad(() => model.embed(ids_BT));
     for (const block of model.blocks) {
       const output = tape.forward(block, x_BTD, context);
       x_BTD = output.y_BTD;
       maxLogits_H.push(output.maxLogit_H);
-      if (output.idx_Nk) loads_E.push([block.index, expertLoad(output.idx_Nk, model.config)]);
+      if (!output.idx_Nk) continue;
+      loads_E.push([block.index, expertLoad(output.idx_Nk, model.config)]);
+      if (routed) experts.push(output.idx_Nk.to("int32").toTypedArray() as Int32Array);
     }
+    routed?.(experts);
     const head = this.#headBackward(x_BTD, targets_BT, gradOf, temperature);
     let grad_BTD = head.grad_BTD;
     for (let i = model.blocks.length; i-- > 0; ) grad_BTD = tape.backward(grad_BTD);
