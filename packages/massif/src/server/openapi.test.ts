@@ -1,5 +1,6 @@
-import { existsSync } from "node:fs";
-import { resolve } from "node:path";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readText } from "../common/index.ts";
@@ -20,6 +21,7 @@ const file = resolve(import.meta.dirname, "../../../../../shared/data/serving/op
 describe.skipIf(!existsSync(file))("OpenAI's specification", () => {
   let ajv: Ajv2020;
   let server: Scripted;
+  let state: string;
   beforeAll(async () => {
     const spec = JSON.parse(await readText(file)) as Record<string, unknown>;
     ajv = new Ajv2020({ strict: false, validateFormats: false, logger: false, discriminator: false });
@@ -32,7 +34,9 @@ describe.skipIf(!existsSync(file))("OpenAI's specification", () => {
           ? { reasoning: "r", text: "t", calls: [{ name: "get_weather", arguments: { city: "Ulm" } }], usage }
           : { reasoning: "r", text: "Hi", usage },
       {
+        state: (state = mkdtempSync(join(tmpdir(), "massif-state-"))),
         backend: {
+          embed: async (inputs) => ({ vectors: inputs.map(() => Float32Array.of(0.6, 0.8)), tokens: 3 }),
           // Bare continuations of a backend of its own: the script knows conversations only.
           async *raw() {
             yield { type: "tokens", tokens };
@@ -48,7 +52,10 @@ describe.skipIf(!existsSync(file))("OpenAI's specification", () => {
       },
     );
   });
-  afterAll(() => server.close());
+  afterAll(async () => {
+    await server.close();
+    rmSync(state, { recursive: true });
+  });
 
   function fits(schema: string, values: unknown[]): void {
     const validate = ajv.getSchema(`openai#/components/schemas/${schema}`)!;
@@ -95,6 +102,42 @@ describe.skipIf(!existsSync(file))("OpenAI's specification", () => {
       fits("Response", [await json("/v1/responses", body)]);
       fits("ResponseStreamEvent", await stream("/v1/responses", body));
     }
+  });
+  test("embeddings", async () => {
+    for (const input of ["a", ["a", "b"], [1, 2]])
+      fits("CreateEmbeddingResponse", [await json("/v1/embeddings", { model: "m", input })]);
+  });
+  const get = async (path: string) => (await fetch(server.url + path)).json();
+  const remove = async (path: string) => (await fetch(server.url + path, { method: "DELETE" })).json();
+  test("files and batches", async () => {
+    const form = new FormData();
+    const line = { custom_id: "a", method: "POST", url: "/v1/chat/completions", body: ask };
+    form.set("file", new Blob([`${JSON.stringify(line)}\n`]), "in.jsonl");
+    form.set("purpose", "batch");
+    const file = (await (await fetch(`${server.url}/v1/files`, { method: "POST", body: form })).json()) as { id: string };
+    fits("OpenAIFile", [file]);
+    const wanted = { input_file_id: file.id, endpoint: line.url, completion_window: "24h" };
+    const batch = (await json("/v1/batches", wanted)) as { id: string };
+    let now = batch as { id: string; status: string };
+    while (now.status !== "completed") now = (await get(`/v1/batches/${batch.id}`)) as typeof now;
+    fits("Batch", [batch, now]);
+    fits("ListBatchesResponse", [await get("/v1/batches")]);
+    fits("ListFilesResponse", [await get("/v1/files?purpose=batch")]);
+    fits("DeleteFileResponse", [await remove(`/v1/files/${file.id}`)]);
+  });
+  test("stored completions", async () => {
+    const stored = (await json("/v1/chat/completions", { ...ask, store: true, tools: [weather] })) as { id: string };
+    const path = `/v1/chat/completions/${stored.id}`;
+    fits("CreateChatCompletionResponse", [await get(path), await json(path, { metadata: { a: "b" } })]);
+    fits("ChatCompletionList", [await get("/v1/chat/completions?metadata[a]=b")]);
+    const messages = (await get(`${path}/messages`)) as { data: object[] };
+    // Their schema knows the assistant's messages only, though what is listed is what was asked.
+    const answers = messages.data.map((message) => ({ ...message, role: "assistant" }));
+    fits("ChatCompletionMessageList", [{ ...messages, data: answers }]);
+    fits("ChatCompletionDeleted", [await remove(path)]);
+  });
+  test("compaction", async () => {
+    fits("CompactResource", [await json("/v1/responses/compact", { model: "m", input: "hello" })]);
   });
   test("models and errors", async () => {
     fits("ListModelsResponse", [await (await fetch(`${server.url}/v1/models`)).json()]);

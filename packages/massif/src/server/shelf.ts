@@ -117,13 +117,21 @@ export class Shelf<T extends { id: string }> {
   }
 }
 
+export interface Page<T> {
+  object: "list";
+  data: T[];
+  first_id: string | null;
+  last_id: string | null;
+  has_more: boolean;
+}
+
 /** The part of a list that a query asks for, as OpenAI's lists are told. `records` oldest first. Throws 400 for a query
  *  that is not known, and where `after` names none of them. */
 export function page<T extends { id: string }>(
   records: readonly T[],
   query: Record<string, string>,
   { order: usual, most = 100 }: { order: "asc" | "desc"; most?: number },
-): { object: "list"; data: T[]; first_id: string | null; last_id: string | null; has_more: boolean } {
+): Page<T> {
   const Query = z.object({
     after: z.string().optional(),
     limit: z.coerce.number("a number").int().min(1).max(most).default(Math.min(20, most)),
