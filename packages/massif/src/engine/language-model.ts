@@ -31,7 +31,7 @@ import {
 } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import {
-  compileTurn,
+  compileAside,
   type Grammar,
   type Json,
   type TurnOptions,
@@ -133,7 +133,8 @@ class EngineModel implements EngineChat {
       ...(request.signal && { signal: request.signal }),
       ...this.#thinking(request, reasoning, sampling.maxTokens),
     };
-    const grammar = this.#grammar(request, reasoning);
+    const grammar = await this.#grammar(request, reasoning);
+    request.signal?.throwIfAborted();
     const generation = this.#engine.generate({ ...asked, ...(grammar && { grammar }) });
     const parser = new ChatParser({
       tokenizer,
@@ -340,7 +341,7 @@ class EngineModel implements EngineChat {
     };
   }
 
-  #grammar(request: ChatRequest, reasoning: boolean): Grammar | undefined {
+  async #grammar(request: ChatRequest, reasoning: boolean): Promise<Grammar | undefined> {
     if (!this.#enforces(request)) return undefined;
     const { toolChoice, parallelToolCalls = true, responseFormat, messages, sampling } = request;
     const tools = declaredTools(request);
@@ -356,7 +357,7 @@ class EngineModel implements EngineChat {
       end: sampling?.ignoreEnd ? [] : [controls.end],
     };
     const key = JSON.stringify(options);
-    const grammar = this.#grammars.get(key) ?? compileTurn(this.#vocabulary, options);
+    const grammar = this.#grammars.get(key) ?? (await compileAside(this.#vocabulary, options));
     // The latest used stand last, so the first is the one to forget.
     this.#grammars.delete(key);
     this.#grammars.set(key, grammar);

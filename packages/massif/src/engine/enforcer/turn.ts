@@ -66,8 +66,20 @@ export function compileSchema(schema: Json, vocabulary: Vocabulary, options: Com
   return new Grammar(vocabulary, machine, machine.start([frames.value(root)]), [], ids(vocabulary, options.end ?? []));
 }
 
+/** What a turn's schemas, patterns and grammars come to: plain data, the costly part of compiling. */
+export interface TurnParts {
+  tools: { name: string; root: Node }[];
+  value: Node | undefined;
+  text: Rules | undefined;
+  costs: Costs;
+}
+
 /** A whole turn. Throws as `compileSchema` does, with the tool's name before the path, and `schema.tool`. */
-export function compileTurn(vocabulary: Vocabulary, options: TurnOptions): Grammar {
+export const compileTurn = (vocabulary: Vocabulary, options: TurnOptions): Grammar =>
+  buildTurn(vocabulary, options, readTurn(options));
+
+/** Throws all that `compileTurn` throws but `schema.control`. */
+export function readTurn(options: TurnOptions): TurnParts {
   const { tools = [], toolChoice = tools.length ? "auto" : "none", format = "text" } = options;
   const chosen = tools.filter((tool) => typeof toolChoice === "string" || tool.name === toolChoice.name);
   if (toolChoice !== "none" && toolChoice !== "auto" && !chosen.length) {
@@ -79,34 +91,34 @@ export function compileTurn(vocabulary: Vocabulary, options: TurnOptions): Gramm
       expected: tools.length ? `one of ${tools.map((tool) => tool.name).join(", ")}` : "at least one tool",
     });
   }
-  const calls = toolChoice === "none" ? [] : chosen;
-  const roots = calls.map(({ name, parameters }) =>
-    named(name, () => (parameters === undefined ? anyObject() : read(parameters))),
-  );
+  const calls = (toolChoice === "none" ? [] : chosen).map(({ name, parameters }) => ({
+    name,
+    root: named(name, () => (parameters === undefined ? anyObject() : read(parameters))),
+  }));
   const value =
     format === "json_object"
       ? anyObject()
       : typeof format === "object" && "schema" in format
         ? read(format.schema)
         : undefined;
+  const roots = calls.map(({ root }) => root);
   const costs = shortest({ kind: "union", of: value ? [...roots, value] : roots });
-  for (const [i, root] of roots.entries()) refuseEmpty(root, costs, `the parameters of ${calls[i]!.name}`);
+  for (const { name, root } of calls) refuseEmpty(root, costs, `the parameters of ${name}`);
   if (value) refuseEmpty(value, costs, "the response format");
+  const text = typeof format === "object" && !("schema" in format) ? rulesOf(format) : undefined;
+  return { tools: calls, value, text, costs };
+}
 
-  const names = calls.length ? [SECTION_BEGIN, SECTION_END, CALL_BEGIN, ARGUMENTS, CALL_END] : [];
+/** The grammar of a turn that was read. Throws `schema.control`, and what a grammar's rules are refused for. */
+export function buildTurn(vocabulary: Vocabulary, options: TurnOptions, parts: TurnParts): Grammar {
+  const { tools, value, text, costs } = parts;
+  const names = tools.length ? [SECTION_BEGIN, SECTION_END, CALL_BEGIN, ARGUMENTS, CALL_END] : [];
   if (options.reasoning) names.push(THINK_END);
   const machine = new Machine();
   const frames = new Frames(machine, costs, options.whitespace ?? 0);
-  const turn = new Turn(
-    machine,
-    frames,
-    names,
-    calls.map(({ name }, i) => ({ name, root: roots[i]! })),
-    options,
-  );
-  const text = typeof format === "object" && !("schema" in format) ? rulesOf(format) : undefined;
+  const turn = new Turn(machine, frames, names, tools, options);
   const answer = value ? frames.value(value) : text && new Sentences(machine, frames, text).start()[0]!;
-  const body = turn.body(answer, toolChoice !== "auto" && calls.length > 0);
+  const body = turn.body(answer, options.toolChoice !== "auto" && options.toolChoice !== undefined && tools.length > 0);
   const start = machine.start(options.reasoning ? [...body, turn.thinking()] : body);
   return new Grammar(vocabulary, machine, start, ids(vocabulary, names), ids(vocabulary, options.end ?? []));
 }
