@@ -82,6 +82,7 @@ function learning(runs: readonly RunData[], kinds: ReadonlySet<string>): ChartSp
     one("Entropy, nats a token", "entropy"),
     one("KL from the old policy, nats a token", "kl", { log: true }),
     one("Largest |Δ log p|, rollout to trainer", "mismatch", { log: true, level: { at: 1e-5, label: "bar 1e-5" } }),
+    one("Share of tokens routed as in the rollout", "routingEqual"),
     many("What an update moved", { wanted: "moved", "after scaling back": "movedBounded" }),
     one("Tokens that an episode wrote", "length"),
     many("Share of episodes", { "cut by the budget": "truncated", "took a shortcut": "shortcut" }, { share: true }),

@@ -88,6 +88,10 @@ function Welcome() {
   );
 }
 
+/** Who writes with thumbs has an Enter that makes a new line, as on all phones. */
+const touch = matchMedia("(pointer: coarse)").matches;
+const how = touch ? "" : "Enter sends, Shift+Enter makes a new line";
+
 function Composer() {
   const { draft, count, models, settings, play } = state;
   const busy = !!page.running();
@@ -101,13 +105,13 @@ function Composer() {
       ? play.verdict
         ? "The conversation is over."
         : mayspeak()
-          ? "Your turn. Enter sends, Shift+Enter makes a new line"
+          ? `Your turn. ${how}`
           : "The model is at work."
       : waiting
         ? `${waiting === 1 ? "A call waits" : `${waiting} calls wait`} for a result above.`
         : count !== undefined && draft
           ? `${count.toLocaleString("en")}${context ? ` of ${context.toLocaleString("en")}` : ""} tokens`
-          : "Enter sends, Shift+Enter makes a new line";
+          : how;
   return h(
     "form",
     {
@@ -130,7 +134,7 @@ function Composer() {
           if (!play) page.countTokens();
         },
         onKeyDown: (event: KeyboardEvent) => {
-          if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+          if (event.key !== "Enter" || event.shiftKey || event.isComposing || touch) return;
           event.preventDefault();
           say();
         },

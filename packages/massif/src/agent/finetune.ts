@@ -118,8 +118,8 @@ async function evaluate(
   const { scores, trajectories } = await withPlayer(model, tokenizer, { template, ...rollouts }, (player) =>
     rollOut(player, rollouts, { seed }, { tokenizer, template }),
   );
-  // A few of each world, to be read by people.
-  const kept = trajectories.filter((_, i) => i % rollouts.episodes < 4);
+  // Some of each world, to be read by people.
+  const kept = trajectories.filter((_, i) => i % rollouts.episodes < 12);
   mkdirSync(join(dir, "rollouts"), { recursive: true });
   await writeJsonl(join(dir, `rollouts/step-${step}.jsonl`), kept);
   const [wins, n] = scores.reduce(([w, n], score) => [w + score.wins, n + score.n], [0, 0]);

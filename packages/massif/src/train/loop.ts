@@ -253,4 +253,5 @@ function peakFlops(dtype: DType, device: string): number {
 const imbalance = (load: number[][]) =>
   Math.max(1, ...load.map((row) => Math.max(...row) / (row.reduce((a, b) => a + b, 0) / row.length)));
 
-const shares = (load: number[][]) => load.map((row) => row.map((n) => n / row.reduce((a, b) => a + b, 0)));
+/** Of each layer: what part of its routes an expert has. */
+export const shares = (load: number[][]) => load.map((row) => row.map((n) => n / row.reduce((a, b) => a + b, 0)));
