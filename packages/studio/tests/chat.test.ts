@@ -25,12 +25,16 @@ describe.skipIf(!executablePath)("the chat page", () => {
   /** A page on a server that says the script. What the page complains about fails its test. */
   async function open(
     script: Turn[],
-    more: Parameters<typeof scripted>[1] & { colors?: "light" | "dark"; width?: number } = {},
+    more: Parameters<typeof scripted>[1] & { colors?: "light" | "dark"; width?: number; touch?: boolean } = {},
   ) {
-    const { colors = "light", width = 1000, ...options } = more;
+    const { colors = "light", width = 1000, touch = false, ...options } = more;
     const backend = { format, contextLength: 4096, prompt: (request: ChatRequest) => renderPrompt(format, request) };
     const server = await scripted(script, { debug: true, backend, ...options });
-    const context = await browser.newContext({ colorScheme: colors, viewport: { width, height: 800 } });
+    const context = await browser.newContext({
+      colorScheme: colors,
+      viewport: { width, height: 800 },
+      ...(touch && { hasTouch: true, isMobile: true }),
+    });
     const page = await context.newPage();
     const complaints: string[] = [];
     const asked: string[] = [];
@@ -257,6 +261,17 @@ describe.skipIf(!executablePath)("the chat page", () => {
     expect(command).toContain(`curl -N ${server.url}/v1/chat/completions`);
     expect(command).toContain("What'\\''s it like?");
     expect(command).toContain('"top_logprobs": 5');
+  });
+
+  test("with thumbs, Enter is a new line, and the button sends", async () => {
+    const { page, server } = await open([{ text: "fine" }], { width: 390, touch: true });
+    expect(await page.getByText("Enter sends").count()).toBe(0);
+    await page.getByRole("textbox", { name: "Message" }).fill("one");
+    await page.keyboard.press("Enter");
+    await page.keyboard.type("two");
+    await page.getByRole("button", { name: "Send" }).tap();
+    await page.getByText("fine").waitFor();
+    expect(server.model.requests[0]!.messages).toEqual([{ role: "user", content: "one\ntwo" }]);
   });
 
   test("dark as the system says, and as one says; no sideways scrolling on a phone", async () => {
