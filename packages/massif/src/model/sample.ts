@@ -40,7 +40,14 @@ export interface Choice {
 /** The index of the largest; of equals the first. */
 export function argmax(values: ArrayLike<number>): number {
   let best = 0;
-  for (let i = 1; i < values.length; i++) if (values[i]! > values[best]!) best = i;
+  let most = values[0]!;
+  for (let i = 1, n = values.length; i < n; i++) {
+    const value = values[i]!;
+    if (value > most) {
+      most = value;
+      best = i;
+    }
+  }
   return best;
 }
 
