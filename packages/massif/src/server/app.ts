@@ -66,7 +66,7 @@ export function createApp(given: AppOptions): Hono<Env> {
     if (allowed) {
       c.header("access-control-allow-origin", c.req.header("origin") ?? "*");
       c.header("access-control-allow-headers", "*, authorization");
-      c.header("access-control-allow-methods", "GET, POST, DELETE");
+      c.header("access-control-allow-methods", "GET, POST, PUT, DELETE");
     }
     const { status } = c.res;
     service.metrics.add("massif:http_requests_total", { route: c.req.routePath, status: String(status) });

@@ -34,6 +34,8 @@ interface Tag {
 
 /** Of a key; and seconds. */
 const MOST = { caches: 100, tags: 1000, ttl: 30 * 24 * 3600 };
+/** Seconds for which one that has expired is still shown. */
+const KEPT = 24 * 3600;
 const Ttl = z.coerce.number("seconds").int().min(1).max(MOST.ttl);
 const times = { ttl: Ttl.optional(), expired_at: z.int().optional() };
 const CreateBody = z.object({
@@ -104,6 +106,7 @@ export class ContextCaches {
         ...{ id: `cache-${this.#app.newId()}`, model, messages, tools, name, description, metadata, created_at: now },
         ...{ expired_at: expiryOf(fields, now) ?? now + 3600, tokens: 0 },
       };
+      for (const old of this.#shelf.list(owner(c))) if (old.expired_at < now - KEPT) this.#shelf.delete(old.id);
       const chat = this.#chat(cache);
       cache.tokens = this.#app.service.backend(model).prompt?.(chat).ids.length ?? 0;
       this.#shelf.add(owner(c), cache);
@@ -171,8 +174,8 @@ export class ContextCaches {
   #shown(cache: Cache): Record<string, unknown> {
     const { failed, ...rest } = cache;
     const expired = cache.expired_at <= this.#app.unixTime();
-    const { pin } = this.#app.service.backend(cache.model);
-    const held = !pin || this.#pins.get(cache.id)?.held;
+    const pins = this.#app.service.backends.some(({ names, pin }) => pin && names.includes(cache.model));
+    const held = !pins || this.#pins.get(cache.id)?.held;
     const status = expired
       ? "expired"
       : failed

@@ -1,6 +1,6 @@
 /** The text of an uploaded file (Moonshot's `file-extract`): formats that are text. */
 import { extname } from "node:path";
-import { invalid } from "./errors.ts";
+import { ApiError, invalid } from "./errors.ts";
 
 /** Bytes at the beginning of formats that people upload for their text, and that this server cannot read. */
 const binary: readonly (readonly [magic: string, name: string])[] = [
@@ -12,8 +12,13 @@ const binary: readonly (readonly [magic: string, name: string])[] = [
   ["GIF8", "an image"],
 ];
 
-/** Throws 400 for what is not text. */
+/** Bytes that text is extracted from at once. */
+const MOST = 16 << 20;
+
+/** Throws 400 for what is not text, 413 for more than can be read at once. */
 export function extractText(bytes: Uint8Array, filename: string): string {
+  if (bytes.length > MOST)
+    throw new ApiError(413, `file: text is extracted from at most ${MOST} bytes`, { param: "file" });
   const refuse = (what: string) =>
     invalid("file", `${what}: this server extracts text from text, Markdown, CSV, JSON, code and HTML, in UTF-8`);
   const head = Buffer.from(bytes.subarray(0, 8)).toString("latin1");

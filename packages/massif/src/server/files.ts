@@ -1,5 +1,6 @@
 /** `/v1/files`: what clients upload, and what batches write, each key's own (serving-and-agent.md §3.5). */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Hono } from "hono";
 import { z } from "zod";
@@ -75,8 +76,14 @@ export class Files {
       });
     const id = `file-${this.#app.newId()}`;
     const file = this.#object(id, bytes.length, about, seconds);
-    this.#shelf.add(owner, file);
+    // The bytes first: what is listed can be read.
     writeFileSync(this.path(id), bytes);
+    try {
+      this.#shelf.add(owner, file);
+    } catch (error) {
+      this.delete(id);
+      throw error;
+    }
     return file;
   }
 
@@ -135,9 +142,9 @@ export function fileRoutes(hono: Hono<Env>, app: App, files: Files): void {
     return c.json(page(all, query, { order: "desc", most: 10_000 }));
   });
   hono.get("/v1/files/:id", (c) => c.json(files.get(ownerOf(c as Ctx), c.req.param("id"))));
-  hono.get("/v1/files/:id/content", (c) => {
+  hono.get("/v1/files/:id/content", async (c) => {
     const { id, purpose, filename } = files.get(ownerOf(c as Ctx), c.req.param("id"));
-    const bytes = readFileSync(files.path(id));
+    const bytes = new Uint8Array(await readFile(files.path(id)));
     if (purpose === "file-extract") return c.text(extractText(bytes, filename));
     return c.body(bytes, 200, { "content-type": "application/octet-stream", "x-content-type-options": "nosniff" });
   });

@@ -205,7 +205,7 @@ export class Service {
       }
       metrics.observe("vllm:e2e_request_latency_seconds", labels, (now() - arrived) / 1000);
     } catch (error) {
-      const told = caller.signal.aborted ? new ApiError(CLIENT_GONE, "the client is gone") : toApiError(error);
+      const told = caller.signal.aborted ? new ApiError(CLIENT_GONE, "the client is gone") : abortedHere(toApiError(error));
       const finished_reason = told.status === CLIENT_GONE ? "abort" : "error";
       metrics.add("vllm:request_success_total", { ...labels, finished_reason });
       throw told;
@@ -270,6 +270,13 @@ export class Service {
     for (const controller of this.#underWay.keys())
       controller.abort(new MassifError("server.closing", { found: "the server shuts down" }));
   }
+}
+
+/** Who is still there is told that the server gave up, not the client. */
+function abortedHere(error: ApiError): ApiError {
+  if (error.status !== CLIENT_GONE) return error;
+  const trouble = { code: "aborted", retryAfter: 1000, cause: error };
+  return new ApiError(503, "the server aborted the request: ask again", trouble);
 }
 
 /** `n` answers are `n` requests, each with its own seed. */
