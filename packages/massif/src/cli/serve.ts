@@ -36,6 +36,7 @@ Engine:
   --template T         instruct (default), instruct-v0, -v1, -v2 or thinking
   --dtype D            of the weights (default: as stored); --cache-mib N for the cache (default: a quarter of what is free)
   --exact              the same bits whatever else runs (float32)
+  --speculate N        guess up to N tokens a step from what stood before or what a schema forces, and verify them
   --weights-root DIR   reinforcement learning: pause, sleep, weights from folders under DIR or as tensors, under vLLM's
                        and SGLang's names
 
@@ -72,6 +73,7 @@ Example:
         dtype: { type: "string" },
         "cache-mib": { type: "string" },
         exact: { type: "boolean", default: false },
+        speculate: { type: "string" },
         "weights-root": { type: "string" },
         "upstream-model": { type: "string" },
         "upstream-key-env": { type: "string" },
@@ -87,7 +89,7 @@ Example:
       throw usage(source ? "--model and --upstream" : "no model", "either --model DIR or --upstream URL");
     if (verify !== "off" && verify !== "count" && verify !== "repair")
       throw usage(`--verify ${verify}`, "off, count or repair");
-    const number = (option: "port" | "max-running" | "max-waiting" | "cache-mib", least: number) => {
+    const number = (option: "port" | "max-running" | "max-waiting" | "cache-mib" | "speculate", least: number) => {
       const value = Number(values[option]);
       if (Number.isInteger(value) && value >= least) return value;
       throw usage(`--${option} ${values[option]}`, `a whole number from ${least}`);
@@ -118,6 +120,7 @@ Example:
           openEngine({
             ...{ model: folder, tokenizer, exact: values.exact, maxRunning: running, maxWaiting: waiting },
             ...(values.dtype !== undefined && { dtype: values.dtype as DType }),
+            ...(values.speculate !== undefined && { speculate: { ngram: 3, max: number("speculate", 1) } }),
             ...(values["cache-mib"] !== undefined && { cacheBytes: number("cache-mib", 1) * 2 ** 20 }),
           }),
         );

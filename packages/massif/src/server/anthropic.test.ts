@@ -84,6 +84,7 @@ test("results come before the text they were sent with, and a last assistant mes
     tools,
     tool_choice: { type: "any", disable_parallel_tool_use: true },
     stop_sequences: ["END"],
+    max_tokens: 2048,
     thinking: { type: "enabled", budget_tokens: 1024 },
     messages: [
       { role: "user", content: "weather?" },
@@ -114,7 +115,7 @@ test("results come before the text they were sent with, and a last assistant mes
   expect({ toolChoice, parallelToolCalls, reasoning, sampling }).toEqual({
     ...{ toolChoice: "required", parallelToolCalls: false },
     reasoning: { enabled: true, budget: 1024 },
-    sampling: { stop: ["END"], maxTokens: 100 },
+    sampling: { stop: ["END"], maxTokens: 2048 },
   });
 });
 

@@ -4,6 +4,7 @@ import { type Message, readMessages, type ToolSpec } from "../chat/index.ts";
 import { sign } from "./anthropic-events.ts";
 import type { Backend } from "./backend.ts";
 import { readFields } from "./body.ts";
+import { efforts } from "./engine-fields.ts";
 import { ApiError, invalid } from "./errors.ts";
 import { checkMessages, checkSchema, SchemaField, Stop, samplingOf, toolsOf } from "./fields.ts";
 import type { Call } from "./service.ts";
@@ -167,6 +168,11 @@ export function readMessagesCall(
     { ...fields, temperature, stop: fields.stop_sequences, top_k: fields.top_k || undefined },
     fields.max_tokens,
   );
+  const { budget_tokens: budget } = thinking ?? {};
+  if (budget !== undefined && !count && budget >= fields.max_tokens!)
+    throw invalid("thinking.budget_tokens", `${budget}, and at most ${fields.max_tokens} tokens may come`);
+  if (output?.effort != null && !efforts.includes(output.effort))
+    throw invalid("output_config.effort", `one of ${efforts.join(", ")}`);
   const reasoning = {
     ...(thinking?.type === "enabled" && { enabled: true }),
     ...(thinking?.type === "disabled" && { enabled: false }),

@@ -275,6 +275,37 @@ describe.each(["engine", "gateway"])("bare text: %s", (via) => {
   });
 });
 
+describe.each([0, 1])("Anthropic and Responses, server %i", (at) => {
+  const tools = [{ name: "go", input_schema: { type: "object", properties: {}, additionalProperties: false } }];
+  const { messages } = plain;
+  const ask = async (path: string, body: object) => {
+    const response = await post(`${servers[at]!.url}${path}`, { model: "k2-thinking", ...body });
+    return { status: response.status, answer: (await response.json()) as Record<string, unknown> };
+  };
+  test("thinking within its budget, then the call; a budget that leaves no answer is a 400", async () => {
+    const body = { messages, tools, tool_choice: { type: "any", disable_parallel_tool_use: true }, max_tokens: 90 };
+    const said = async (more: object) =>
+      (await ask("/v1/messages", { ...body, ...more })).answer.content as { type: string; input?: object }[];
+    const bounded = await said({ thinking: { type: "enabled", budget_tokens: 6 } });
+    expect(bounded.at(-1)).toMatchObject({ type: "tool_use", input: {} });
+    const off = await said({ thinking: { type: "disabled" } });
+    expect(off.map(({ type }) => type)).toEqual(["tool_use"]);
+    const adaptive = await said({ thinking: { type: "adaptive" }, output_config: { effort: "low" } });
+    expect(adaptive.at(-1)).toMatchObject({ type: "tool_use" });
+    const wrong = await ask("/v1/messages", { ...body, thinking: { type: "enabled", budget_tokens: 90 } });
+    expect([wrong.status, JSON.stringify(wrong.answer)]).toEqual([400, expect.stringContaining("budget_tokens")]);
+  });
+  test("effort of Responses bounds reasoning", async () => {
+    const body = { input: "Ulm?", max_output_tokens: 60, text: { format: { type: "json_object" } } };
+    const { answer } = await ask("/v1/responses", { ...body, reasoning: { effort: "minimal" } });
+    const usage = answer.usage as { output_tokens_details: { reasoning_tokens: number } };
+    expect(usage.output_tokens_details.reasoning_tokens).toBeLessThanOrEqual(6);
+    expect(answer.status).toBe("completed");
+    const wrong = await ask("/v1/responses", { ...body, reasoning: { effort: "immense" } });
+    expect([wrong.status, JSON.stringify(wrong.answer)]).toEqual([400, expect.stringContaining("reasoning.effort")]);
+  });
+});
+
 test("explain tells queue, cache and masks", async () => {
   const body = { ...plain, explain: true, n: 2, guided_choice: ["certainly"] };
   const response = await post(`${servers[0]!.url}/v1/chat/completions`, body);

@@ -6,6 +6,7 @@ import type { TokenInfo, Usage } from "../llm/index.ts";
 import { readFields } from "./body.ts";
 import { logprobsBody } from "./chat-chunks.ts";
 import { CustomTool, customFunction, inputArguments } from "./custom-tools.ts";
+import { efforts } from "./engine-fields.ts";
 import { ApiError, invalid } from "./errors.ts";
 import { checkMessages, checkSchema, SchemaField, samplingOf, toolsOf } from "./fields.ts";
 import type { Call } from "./service.ts";
@@ -172,6 +173,8 @@ export function readResponses(
       : choice.type !== "allowed_tools"
         ? { name: choice.name }
         : { mode: choice.mode, allowed: choice.tools.map(({ name }) => name) };
+  if (reasoning?.effort != null && !efforts.includes(reasoning.effort))
+    throw invalid("reasoning.effort", `one of ${efforts.join(", ")}`);
   const sampling = samplingOf(fields, fields.max_output_tokens);
   const logprobs = fields.include?.includes("message.output_text.logprobs") || fields.top_logprobs !== undefined;
   return {

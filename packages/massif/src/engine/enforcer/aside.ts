@@ -2,6 +2,7 @@
  *
  *  One thread reads what is heavy, one turn at a time; what takes longer than its patience is refused, and its thread
  *  ended. What is light is read here: asking a thread would take longer. */
+import { once } from "node:events";
 import { Worker } from "node:worker_threads";
 import { MassifError } from "../../common/index.ts";
 import type { Read } from "./aside.worker.ts";
@@ -10,12 +11,12 @@ import type { Vocabulary } from "./trie.ts";
 import { buildTurn, compileTurn, type TurnOptions } from "./turn.ts";
 
 /** Milliseconds for one turn; bytes of options that are light if nothing in them is costly. */
-const PATIENCE = 2000;
+const PATIENCE = 5000;
 const LIGHT = 16_384;
 /** Words whose automata can be large. */
 const costly = /"(pattern|patternProperties|propertyNames|regex|grammar|multipleOf)":/;
 
-let worker: Worker | undefined;
+let worker: Promise<Worker> | undefined;
 let before: Promise<unknown> = Promise.resolve();
 
 /** As `compileTurn`, without holding up the event loop. Throws `schema.slow` where it takes more than its patience. */
@@ -33,9 +34,9 @@ export async function compileAside(
   return buildTurn(vocabulary, options, read.parts);
 }
 
-function readAside(options: TurnOptions, milliseconds: number): Promise<Read> {
-  worker ??= start();
-  const asked = worker;
+async function readAside(options: TurnOptions, milliseconds: number): Promise<Read> {
+  // Its own start is not the turn's time.
+  const asked = await (worker ??= start());
   asked.ref();
   return new Promise<Read>((resolve, reject) => {
     const done = () => {
@@ -61,4 +62,8 @@ function readAside(options: TurnOptions, milliseconds: number): Promise<Read> {
   });
 }
 
-const start = () => new Worker(new URL("./aside.worker.ts", import.meta.url), { execArgv: [] });
+async function start(): Promise<Worker> {
+  const started = new Worker(new URL("./aside.worker.ts", import.meta.url), { execArgv: [] });
+  await once(started, "message");
+  return started;
+}

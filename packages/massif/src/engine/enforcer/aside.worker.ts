@@ -6,6 +6,7 @@ import { readTurn, type TurnOptions, type TurnParts } from "./turn.ts";
 /** What an error is made of: classes do not cross threads. */
 export type Read = { parts: TurnParts } | { code: string; trouble: { found: string; expected?: string; fix?: string } };
 
+parentPort!.postMessage("ready");
 parentPort!.on("message", (options: TurnOptions) => parentPort!.postMessage(answer(options)));
 
 function answer(options: TurnOptions): Read {
