@@ -330,14 +330,16 @@ function VerdictView({ reward, verification }: Pick<Episode, "reward" | "verific
           ),
         ),
       ),
+    verification && !verification.diff.length && h("p", { class: "faint none" }, "Nothing changed in the world."),
     verification &&
+      verification.diff.length > 0 &&
       h(
         "div",
         { class: "table", tabIndex: 0 },
         h(
           "table",
           null,
-          h("caption", null, verification.diff.length ? "What changed in the world" : "Nothing changed in the world"),
+          h("caption", null, "What changed in the world"),
           verification.diff.map(({ path, before, after }) =>
             h(
               "tr",

@@ -2,11 +2,11 @@
  * Reinforcement learning from a recipe (K2, arXiv 2507.20534 §3.2): groups of answers by the engine in this process, rewards
  * from verifiers, updates, new weights to the engine, again. A run that was killed and resumed goes on to the bit.
  */
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { torch } from "@massif/torch";
 import { count, MassifError, type Progress, Random } from "../common/index.ts";
 import { loadModel } from "../model/index.ts";
-import { loadTokenizer, type Tokenizer } from "../tokenizer/index.ts";
+import { loadTokenizer, saveTokenizer, type Tokenizer } from "../tokenizer/index.ts";
 import {
   openRun,
   type PackedOrder,
@@ -77,6 +77,8 @@ export async function gym(recipe: RlRecipe, options: GymOptions): Promise<GymRes
     warn: (text) => progress.print(text),
   });
   const tokenizer = await loadTokenizer(resolve(base, recipe.model));
+  // What reads the run's episodes needs it, before the first checkpoint too.
+  await saveTokenizer(tokenizer, join(dir, "tokenizer"));
   const train = recipe.worlds.map((world) => openArena(world, "train"));
   const ptx = recipe.ptx.weight > 0 ? await ptxOrder(recipe, base, tokenizer, train) : undefined;
   using session = new Gym(recipe, run, { ...options, tokenizer, train, ptx });

@@ -1,10 +1,10 @@
 /** Supervised fine-tuning (K2 report §3.1: the optimizer of pre-training, Muon, goes on): conversations in, a model that
  *  writes as the assistant in them does. The loss is on what the model must write, and on nothing else. */
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { torch } from "@massif/torch";
 import { count, MassifError, type Progress } from "../../common/index.ts";
 import { loadModel, type Model, modelSize } from "../../model/index.ts";
-import { loadTokenizer, type Tokenizer } from "../../tokenizer/index.ts";
+import { loadTokenizer, saveTokenizer, type Tokenizer } from "../../tokenizer/index.ts";
 import { type Course, TrainingLoop } from "../loop.ts";
 import { openRun, runReport, type Section, writeReport } from "../run/index.ts";
 import type { Trainer } from "../trainer.ts";
@@ -54,6 +54,8 @@ export async function sft(recipe: SftRecipe, options: SftOptions): Promise<SftRe
   });
   const folder = resolve(base, recipe.model);
   const tokenizer = await loadTokenizer(folder);
+  // What reads the run's episodes needs it, before the first checkpoint too.
+  await saveTokenizer(tokenizer, join(dir, "tokenizer"));
   const files = [...recipe.data.map((file) => resolve(base, file)), ...((await options.more?.()) ?? [])];
   const examples = await readExamples(files, recipe, tokenizer);
   const course = courseOf(recipe, examples, folder, tokenizer, options);
