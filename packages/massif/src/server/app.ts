@@ -121,12 +121,18 @@ export function createApp(given: AppOptions): Hono<Env> {
 const fingerprint = (app: App, weights: number | undefined): string =>
   `massif-${app.version}${weights === undefined ? "" : `-w${weights}`}`;
 
-export const headOf = (app: App, model: string, prefix: string): Head => ({
-  id: `${prefix}${app.newId()}`,
-  created: app.unixTime(),
-  model,
-  fingerprint: fingerprint(app, app.service.backend(model).control?.version),
-});
+const headOf = (app: App, c: Ctx, model: string, prefix: string): Head => {
+  const { control } = app.service.backend(model);
+  return {
+    id: `${prefix}${app.newId()}`,
+    created: app.unixTime(),
+    model,
+    /** Of the weights that answer, known when the answer begins. */
+    get fingerprint() {
+      return fingerprint(app, c.get("weights") ?? control?.version);
+    },
+  };
+};
 
 function models(hono: Hono<Env>, { service, unixTime }: App): void {
   const created = unixTime();
@@ -156,15 +162,18 @@ function chat(hono: Hono<Env>, app: App, prepare: Prepare): void {
     const { fields, headers } = await prepare(c, await body(c, app));
     const call = readChat(fields, service.backend(modelIn(fields)), app);
     allowExplain(call.explain, app);
-    const head = headOf(app, call.model, "chatcmpl-");
+    const head = headOf(app, c, call.model, "chatcmpl-");
     const explanation = call.explain ? service.explain(call) : undefined;
     const { caller, abort } = leaving(c);
     const events = stored.keeping(c, head, call, fields, service.run(call, caller, explanation));
     if (!call.stream) return c.json(chatAnswer(head, call, await Array.fromAsync(events), explanation), 200, headers);
-    const chunks = new ChatChunks(head, call);
     const frames = async function* () {
-      for await (const event of events) for (const chunk of chunks.push(event)) yield frame(chunk);
-      for (const chunk of chunks.end(explanation)) yield frame(chunk);
+      let chunks: ChatChunks | undefined;
+      for await (const event of events) {
+        chunks ??= new ChatChunks(head, call);
+        for (const chunk of chunks.push(event)) yield frame(chunk);
+      }
+      for (const chunk of chunks?.end(explanation) ?? []) yield frame(chunk);
       yield frame("[DONE]");
     };
     return stream(c, app, frames(), abort, headers);
@@ -176,7 +185,7 @@ function completions(hono: Hono<Env>, app: App): void {
   hono.post("/v1/completions", async (c) => {
     const fields = await body(c, app);
     const call = readCompletion(fields, service.backend(modelIn(fields)), app);
-    const head = headOf(app, call.model, "cmpl-");
+    const head = headOf(app, c, call.model, "cmpl-");
     const { caller, abort } = leaving(c);
     const choices = call.requests.map((_, i) => new CompletionChoice(call, i));
     const events = service.runRaw(call.backend, call.requests, caller);

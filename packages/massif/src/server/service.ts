@@ -1,6 +1,14 @@
 /** One request for one or more answers, whichever dialect asked: model, slot, key, events, numbers. */
 import { MassifError } from "../common/index.ts";
-import { type ChatRequest, estimateUsage, type ModelEvent, type RawEvent, type RawRequest, type Trace, type Usage } from "../llm/index.ts";
+import {
+  type ChatRequest,
+  estimateUsage,
+  type ModelEvent,
+  type RawEvent,
+  type RawRequest,
+  type Trace,
+  type Usage,
+} from "../llm/index.ts";
 import type { Backend } from "./backend.ts";
 import { ApiError, CLIENT_GONE, toApiError } from "./errors.ts";
 import type { Key } from "./keys.ts";
@@ -205,7 +213,9 @@ export class Service {
       }
       metrics.observe("vllm:e2e_request_latency_seconds", labels, (now() - arrived) / 1000);
     } catch (error) {
-      const told = caller.signal.aborted ? new ApiError(CLIENT_GONE, "the client is gone") : abortedHere(toApiError(error));
+      const told = caller.signal.aborted
+        ? new ApiError(CLIENT_GONE, "the client is gone")
+        : abortedHere(toApiError(error));
       const finished_reason = told.status === CLIENT_GONE ? "abort" : "error";
       metrics.add("vllm:request_success_total", { ...labels, finished_reason });
       throw told;

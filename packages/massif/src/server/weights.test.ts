@@ -109,9 +109,23 @@ test("an answer tells the version that it was made with, though others came mean
   const before = post(`${served.server.url}/v1/chat/completions`, { ...ask, max_tokens: 200 }, { headers });
   await until(() => served.engine.metrics().running === 1);
   const update = admin("/update_weights_from_disk", { model_path: "b" });
-  expect((await before).headers.get("x-weight-version")).toBe("0");
+  const old = await before;
+  expect(old.headers.get("x-weight-version")).toBe("0");
+  expect(((await old.json()) as OpenAI.ChatCompletion).system_fingerprint).toMatch(/-w0$/);
   expect(await update).toMatchObject({ version: 1 });
   await answersLike("b");
+  // One that begins to wait under the old weights is made with the new ones, streamed too.
+  await admin("/pause?mode=keep");
+  const waiting = [false, true].map((stream) =>
+    post(`${served.server.url}/v1/chat/completions`, { ...ask, stream }, { headers }),
+  );
+  await until(() => served.engine.metrics().waiting === 2);
+  expect(await admin("/update_weights_from_disk", { model_path: "c" })).toMatchObject({ version: 2 });
+  await admin("/resume");
+  for (const response of await Promise.all(waiting)) {
+    expect(response.headers.get("x-weight-version")).toBe("2");
+    expect(await response.text()).toMatch(/"system_fingerprint":"massif-[^"]*-w2"/);
+  }
 });
 
 test("weights from tensors: the body, base64, or a file; some of them, all, or in parts; or nothing changes", async () => {
