@@ -114,7 +114,9 @@ describe.skipIf(!existsSync(file))("OpenAI's specification", () => {
     const line = { custom_id: "a", method: "POST", url: "/v1/chat/completions", body: ask };
     form.set("file", new Blob([`${JSON.stringify(line)}\n`]), "in.jsonl");
     form.set("purpose", "batch");
-    const file = (await (await fetch(`${server.url}/v1/files`, { method: "POST", body: form })).json()) as { id: string };
+    const file = (await (await fetch(`${server.url}/v1/files`, { method: "POST", body: form })).json()) as {
+      id: string;
+    };
     fits("OpenAIFile", [file]);
     const wanted = { input_file_id: file.id, endpoint: line.url, completion_window: "24h" };
     const batch = (await json("/v1/batches", wanted)) as { id: string };
