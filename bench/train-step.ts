@@ -1,11 +1,12 @@
 /** A training step (forward, backward, MuonClip with QK-Clip, router biases) against eager PyTorch without QK-Clip.
  *
  *    node bench/train-step.ts [--preset small|base] [--precision float32|bfloat16] [--rounds 9] [--threads 2]
- *      [--peer-env default] [--moe grouped|loop|padded|auto] [--json FILE] [--profile]
+ *      [--peer eager|compile] [--peer-env default] [--moe grouped|loop|padded|auto] [--json FILE] [--profile]
  *
  *  Both sides begin with the same weights and see the same ids, so their losses agree: printed with the figures. The peer
  *  of float32 is eager float32; that of bfloat16 the faster of eager float32 and autocast, its Newton–Schulz in ours'
- *  precision. `--profile` prints our operators instead. */
+ *  precision. `--peer compile` is torch.compile: it wants a C++ compiler, and minutes to warm up. `--profile` prints our
+ *  operators instead. */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -22,6 +23,7 @@ const { own, ...settings } = await begin({
   preset: { type: "string", default: "small" },
   precision: { type: "string", default: "float32" },
   moe: { type: "string", default: "grouped" },
+  peer: { type: "string", default: "eager" },
   profile: { type: "boolean" },
 });
 const { batch, seqLen, config } = preset(own.preset);
@@ -98,7 +100,7 @@ async function compare(): Promise<void> {
       config: peerConfig(config, { moe }),
       weights,
       threads: settings.threads,
-      options: { autocast, ns_bf16: precision === "bfloat16" },
+      options: { autocast, ns_bf16: precision === "bfloat16", compile: own.peer === "compile" },
       ids,
     });
 
@@ -128,7 +130,7 @@ async function compare(): Promise<void> {
   const peakBefore = peak(precision);
   introduce(settings);
   await alternate(settings, {
-    name: `step ${own.preset}, ${precision}${autocast ? " (peer: autocast)" : ""}`,
+    name: `step ${own.preset}, ${precision}${own.peer === "compile" ? " (peer: torch.compile)" : autocast ? " (peer: autocast)" : ""}`,
     peer,
     amount: tokens,
     unit: "tokens/s",

@@ -1,12 +1,17 @@
 /**
- * Our own operators (native/ops) and their plain twins. Each function here takes the fused operator where it runs (CPU,
- * float32, float64 and mostly bfloat16, unless MASSIF_OPS=plain) and otherwise computes the same from ATen operators: the twin is the oracle
- * in tests, the way on other devices, and the readable account of what the fused one does.
+ * Our own operators (native/ops) and their plain twins. Each function here takes the fused operator where it runs (CPU;
+ * float32, float64 and mostly bfloat16; unless MASSIF_OPS=plain) and otherwise computes the same from ATen operators: the
+ * twin is the oracle in tests, the way on other devices, and the readable account of what the fused one does.
+ *
+ * Products are computed in the dtype of x. Beside a bfloat16 x, weights may be float32 masters (rounded where they are read,
+ * their gradients are not) and results may be asked for in float32.
  *
  * Shapes: B batch, T positions, N = B·T tokens, D width, H heads, K = nope + rope query width, V value width, R rope width,
  * E experts, k experts a token, I expert width, C vocabulary.
  */
 
+import { cpuFeatures } from "./build.ts";
+import type { DType } from "./dtype.ts";
 import { functions } from "./ops.ts";
 import { type Operator, operator } from "./overloads.ts";
 import type { Tensor } from "./tensor.ts";
@@ -18,12 +23,22 @@ export function usePlain(on: boolean): void {
   plain = on;
 }
 
+/** Whether they are off. */
+export const isPlain = (): boolean => plain;
+
 /** Which path `x` would take. */
 export const runsFused = (x: Tensor): boolean =>
   !plain && x.device === "cpu" && (x.dtype === "float32" || x.dtype === "float64");
 
-/** Operators that widen bfloat16 as they read it; dense products leave it to ATen, which multiplies it as it is. */
+/** Whether `x` is bfloat16 where our operators run: multiplied as it is where the CPU can, else widened as it is read. */
 export const runsNarrow = (x: Tensor): boolean => !plain && x.device === "cpu" && x.dtype === "bfloat16";
+const runsOwn = (x: Tensor): boolean => runsFused(x) || runsNarrow(x);
+
+/** Whether ATen's dense bfloat16 products beat ours here: oneDNN has the CPU's tile units (AMX), we do not. */
+export const hasTiles = (): boolean => (tiles ??= cpuFeatures().features.includes("amx_bf16"));
+let tiles: boolean | undefined;
+
+const cast = (x: Tensor, dtype: DType): Tensor => (x.dtype === dtype ? x : x.to(dtype));
 
 const own = new Map<string, Operator>();
 const massif = (name: string): Operator => {
@@ -35,21 +50,26 @@ const massif = (name: string): Operator => {
 /** The dtype in which statistics are kept: float32, or float64 for float64. */
 const wide = (x: Tensor) => (x.dtype === "float64" ? "float64" : "float32");
 
-/** x·Wᵀ. Both of one dtype; float32 products of our own are about twice MKL's at a model's widths on AMD. */
-export function linear(x: Tensor, weight_OI: Tensor): Tensor {
-  return runsFused(x) ? (massif("linear")(x, weight_OI) as Tensor) : functions.linear(x, weight_OI);
+/** x·Wᵀ. Float32 products of our own are about twice MKL's at a model's widths on AMD. */
+export function linear(x: Tensor, weight_OI: Tensor, dtype: DType = x.dtype): Tensor {
+  if (runsFused(x) || (runsNarrow(x) && !hasTiles()))
+    return massif("linear")(x, weight_OI, ...result(dtype, x)) as Tensor;
+  return cast(functions.linear(x, cast(weight_OI, x.dtype)), dtype);
 }
 
+/** The last argument of an operator whose result is not of x's dtype. */
+const result = (dtype: DType, x: Tensor): [DType?] => (dtype === x.dtype ? [] : [dtype]);
+
 /** RMSNorm: w · cast(x · rsqrt(mean(x²) + ε)), statistics in float32. */
-export function rmsNorm(x: Tensor, weight_D: Tensor, eps: number): Tensor {
-  if (runsFused(x)) return massif("rms_norm")(x, weight_D, eps) as Tensor;
+export function rmsNorm(x: Tensor, weight_D: Tensor, eps: number, dtype: DType = x.dtype): Tensor {
+  if (runsOwn(x)) return massif("rms_norm")(x, weight_D, eps, ...result(dtype, x)) as Tensor;
   const x32 = x.to(wide(x));
-  return weight_D.mul(x32.mul(x32.square().mean([-1], true).add(eps).rsqrt()).to(x.dtype));
+  return cast(weight_D.mul(x32.mul(x32.square().mean([-1], true).add(eps).rsqrt()).to(x.dtype)), dtype);
 }
 
 /** silu(gate) ⊙ up of [..., gate | up]. */
 export function swiglu(gateUp: Tensor): Tensor {
-  if (runsFused(gateUp) || runsNarrow(gateUp)) return massif("swiglu")(gateUp) as Tensor;
+  if (runsOwn(gateUp)) return massif("swiglu")(gateUp) as Tensor;
   const [gate, up] = gateUp.chunk(2, -1) as [Tensor, Tensor];
   return gate.silu().mul(up);
 }
@@ -84,7 +104,7 @@ export interface MlaInputs {
 /** Causal multi-head latent attention within documents. Also the largest softmax input of each head, which QK-Clip wants. */
 export function mlaAttention(inputs: MlaInputs): [out_BTHV: Tensor, maxLogit_H: Tensor] {
   const { q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale } = inputs;
-  if (runsFused(q_BTHK) || runsNarrow(q_BTHK))
+  if (runsOwn(q_BTHK))
     return massif("mla_attention")(q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale) as [
       Tensor,
       Tensor,
@@ -182,9 +202,8 @@ function hidden(T: number, docStart_BT: Tensor | null, device: string): Tensor {
 
 /** Cross-entropy of each token, float32: −log softmax(x·Wᵀ)[target]. Targets of `ignoreIndex` give 0 and no gradient. */
 export function linearCrossEntropy(x_ND: Tensor, weight_CD: Tensor, target_N: Tensor, ignoreIndex = -100): Tensor {
-  if (runsFused(x_ND) || runsNarrow(x_ND))
-    return massif("linear_cross_entropy")(x_ND, weight_CD, target_N, ignoreIndex) as Tensor;
-  const logits_NC = functions.linear(x_ND, weight_CD);
+  if (runsOwn(x_ND)) return massif("linear_cross_entropy")(x_ND, weight_CD, target_N, ignoreIndex) as Tensor;
+  const logits_NC = functions.linear(x_ND, cast(weight_CD, x_ND.dtype));
   return functions.nll_loss(logits_NC.to(wide(logits_NC)).log_softmax(-1), target_N, null, 0, ignoreIndex);
 }
 
@@ -195,22 +214,24 @@ export interface ExpertInputs {
   w_Nk: Tensor;
   gateUp_EID: Tensor;
   down_EDI: Tensor;
+  /** Of y; x's by default. */
+  dtype?: DType;
 }
 
 /** y = Σ_k w_k · down_e(silu(gate_e·x) ⊙ up_e·x) with e = idx[n, k]. No token is dropped. */
-export function moeExperts({ x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI }: ExpertInputs): Tensor {
-  if (runsFused(x_ND) || runsNarrow(x_ND))
-    return massif("moe_experts")(x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI) as Tensor;
+export function moeExperts({ x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI, dtype = x_ND.dtype }: ExpertInputs): Tensor {
+  if (runsOwn(x_ND))
+    return massif("moe_experts")(x_ND, idx_Nk, w_Nk, gateUp_EID, down_EDI, ...result(dtype, x_ND)) as Tensor;
   const k = idx_Nk.shape[1]!;
   const slots = idx_Nk.flatten();
   const order = slots.argsort({ stable: true, dim: 0, descending: false });
   const counts = slots.bincount(null, gateUp_EID.shape[0]!).toArray();
   const token = order.div(k, { rounding_mode: "floor" });
   const parts = x_ND.index_select(0, token).split_with_sizes(counts, 0);
-  const [gateUps, downs] = [gateUp_EID.unbind(0), down_EDI.unbind(0)];
+  const [gateUps, downs] = [gateUp_EID, down_EDI].map((w) => cast(w, x_ND.dtype).unbind(0)) as [Tensor[], Tensor[]];
   const out = parts.map((part, e) => functions.linear(swiglu(functions.linear(part, gateUps[e]!)), downs[e]!));
   const weighted = functions.cat(out).mul(w_Nk.flatten().index_select(0, order).unsqueeze(1).to(x_ND.dtype));
-  return functions.zeros_like(x_ND).index_add(0, token, weighted);
+  return cast(functions.zeros_like(x_ND).index_add(0, token, weighted), dtype);
 }
 
 /** Weights packed for `decodeStep`, in one tensor of bytes: their order and the sizes as native/ops/decode_pack.cc says. */

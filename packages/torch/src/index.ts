@@ -22,6 +22,7 @@ export {
   decodeRepack,
   decodeStep,
   type ExpertInputs,
+  hasTiles,
   linear,
   linearCrossEntropy,
   type MlaDecodeInputs,

@@ -6,7 +6,9 @@ import { buildTools, builtAddon, cpuFeatures, opsFlags, planBuild, requireTools 
 import type { Env } from "./cache.ts";
 import { TorchError } from "./error.ts";
 import { searchTorch, type TorchInstall, torchMissing } from "./find.ts";
+import { hasTiles, isPlain } from "./fused.ts";
 import { loadAddon } from "./load.ts";
+import { operator } from "./overloads.ts";
 import { activePython, askPython } from "./python.ts";
 
 /** Something that keeps torch from working, and the way out. */
@@ -22,6 +24,8 @@ export interface TorchReport {
   passedOver: string[];
   addon: { file: string | null; loaded: boolean; compiler: string | null; cmake: string | null; opsFlags: string[] };
   cpu: { model: string; cores: number; available: number; features: Record<string, boolean> };
+  /** Which operators run, and why these; null where the add-on does not load. */
+  operators: string | null;
   /** What the loaded add-on says of itself; null where it is not built or does not load. */
   runtime: (MachineInfo & { threads: number }) | null;
   /** Whether there is an NVIDIA card with its driver, whatever torch was built for. */
@@ -85,11 +89,19 @@ export function torchReport(env: Env = process.env): TorchReport {
       available: availableParallelism(),
       features: Object.fromEntries(FEATURES.map((name) => [name, features.includes(name)])),
     },
+    operators: addon ? operators() : null,
     runtime: addon ? { ...addon.info(), threads: addon.threads() } : null,
     nvidia: existsSync("/dev/nvidiactl"),
     python: python ? { ...python, torch: python.torch ?? null } : null,
     problems,
   };
+}
+
+/** The path that float32 and bfloat16 take on this CPU: what the add-on was compiled for, which is what the CPU has. */
+function operators(): string {
+  if (isPlain()) return "plain: ATen's, since MASSIF_OPS=plain";
+  const path = operator("massif::path")() as unknown as string;
+  return `our own: ${path}${hasTiles() ? "; dense bfloat16 products by oneDNN, which has the CPU's AMX" : ""}`;
 }
 
 const REBUILD =

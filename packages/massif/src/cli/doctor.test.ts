@@ -34,7 +34,7 @@ test("the JSON report: every key, also where nothing was found", () => {
 
 test("the page says what is missing and what to do", () => {
   const text = page(examine(poor()));
-  expect(text).toContain("torch    not found\n");
+  expect(text).toContain("torch     not found\n");
   expect(text).toContain("compiler none, cmake none");
   expect(text).toContain(
     "missing: LIBTORCH=/nowhere does not lead to a libtorch\n  to fix: one of\n    npm run setup ",
@@ -57,6 +57,7 @@ test("the page of a machine that has everything", () => {
       source: "python",
     },
     addon: { file: "/c/massif_torch.node", loaded: true, compiler: "/c++", cmake: "/cmake", opsFlags: ["-O3"] },
+    operators: "our own: AVX2; bfloat16 widened to float32 as it is read",
     cpu: { model: "Xeon", cores: 16, available: 8, features: { avx2: true, amx_bf16: false } },
     runtime: {
       torch: "2.13.0",
@@ -69,19 +70,24 @@ test("the page of a machine that has everything", () => {
       threads: 8,
     },
     node: { running: "26.10.0", pinned: "26.10.0", executable: "/node" },
-    environment: { OMP_NUM_THREADS: "8", CXX: null },
+    environment: { OMP_NUM_THREADS: "8", OMP_WAIT_POLICY: "passive", LD_PRELOAD: "libtcmalloc.so", CXX: null },
   });
   expect(text.split("\n")).toEqual([
-    "torch    2.13.0+cu128, from python: /opt/torch",
-    "add-on   loads: /c/massif_torch.node",
-    "         compiler /c++, cmake /cmake, operators with -O3",
-    "CPU      Xeon, 16 cores (8 for us)",
-    "         avx2   (without amx_bf16)",
-    "threads  8 for an operator; ATen's kernels: AVX512",
-    "CUDA     1 cuda device",
-    "Node     26.10.0: /node",
-    "Python   none; only npm run setup needs one, to fetch torch",
-    "set      OMP_NUM_THREADS=8",
+    "torch     2.13.0+cu128, from python: /opt/torch",
+    "add-on    loads: /c/massif_torch.node",
+    "          compiler /c++, cmake /cmake, operators with -O3",
+    "CPU       Xeon, 16 cores (8 for us)",
+    "          avx2   (without amx_bf16)",
+    "operators our own: AVX2; bfloat16 widened to float32 as it is read",
+    "threads   8 for an operator, which sleep while they wait (OMP_WAIT_POLICY=passive, set by the launcher)",
+    "memory    allocated by libtcmalloc.so",
+    "ATen      kernels for AVX512",
+    "CUDA      1 cuda device",
+    "Node      26.10.0: /node",
+    "Python    none; only npm run setup needs one, to fetch torch",
+    "set       OMP_NUM_THREADS=8",
+    "          OMP_WAIT_POLICY=passive",
+    "          LD_PRELOAD=libtcmalloc.so",
     "",
     "nothing is missing",
   ]);

@@ -35,6 +35,7 @@ const VARIABLES = [
   "VIRTUAL_ENV",
   "MASSIF_CACHE",
   "MASSIF_MARCH",
+  "MASSIF_OPS",
   "CXX",
   "OMP_NUM_THREADS",
   "OMP_WAIT_POLICY",
@@ -90,7 +91,10 @@ export function page(report: DoctorReport): string {
     ],
     ["CPU", `${cpu.model}, ${cpu.cores} cores${cpu.available === cpu.cores ? "" : ` (${cpu.available} for us)`}`],
     ["", `${names(have) || "no feature that matters here"}${lacking.length ? `   (without ${names(lacking)})` : ""}`],
-    ["threads", runtime ? `${runtime.threads} for an operator; ATen's kernels: ${runtime.cpu}` : undefined],
+    ["operators", report.operators ?? undefined],
+    ["threads", runtime ? `${runtime.threads} for an operator, ${waiting(environment)}` : undefined],
+    ["memory", runtime ? memory(environment) : undefined],
+    ["ATen", runtime ? `kernels for ${runtime.cpu}` : undefined],
     ["CUDA", torch ? accelerator(report) : undefined],
     [
       "Node",
@@ -102,9 +106,25 @@ export function page(report: DoctorReport): string {
     ],
     ...set.map(([name, value], i): [string, string] => [i ? "" : "set", `${name}=${value}`]),
   ];
-  const lines = rows.filter(([, text]) => text).map(([name, text]) => `${name.padEnd(9)}${text}`);
+  const lines = rows.filter(([, text]) => text).map(([name, text]) => `${name.padEnd(10)}${text}`);
   const troubles = problems.flatMap(({ found, fix }) => ["", `missing: ${found}`, `  to fix: ${fix}`]);
   return [...lines, ...(troubles.length ? troubles : ["", "nothing is missing"])].join("\n");
+}
+
+type Environment = DoctorReport["environment"];
+
+const waiting = ({ OMP_WAIT_POLICY: policy }: Environment): string =>
+  policy?.toLowerCase() === "passive"
+    ? "which sleep while they wait (OMP_WAIT_POLICY=passive, set by the launcher)"
+    : "which spin while they wait: on shared cores the worst cases become many times as long (massif and npm start set OMP_WAIT_POLICY=passive)";
+
+function memory({ LD_PRELOAD: preload, GLIBC_TUNABLES: tunables }: Environment): string {
+  if (preload) return `allocated by ${preload}`;
+  if (tunables?.includes("mmap_threshold"))
+    return "freed buffers are kept, on huge pages: a step takes no page faults (GLIBC_TUNABLES, set by the launcher)";
+  return process.platform === "linux"
+    ? "glibc gives big buffers back at every step and faults them in again (massif and npm start set GLIBC_TUNABLES)"
+    : "the system's allocator";
 }
 
 function accelerator({ torch, runtime, nvidia }: DoctorReport): string {

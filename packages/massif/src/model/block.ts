@@ -6,7 +6,7 @@
  * Shapes: B batch, T positions, N = B·T, D width, H heads, K query width, X = nope + value width, R rope width,
  * E experts, k experts a token.
  */
-import { mlaAttention, moeExperts, linear as product, rmsNorm, swiglu, type Tensor } from "@massif/torch";
+import { type DType, mlaAttention, moeExperts, linear as product, rmsNorm, swiglu, type Tensor } from "@massif/torch";
 import { isMoe, type ModelConfig, qkHeadDim } from "./config.ts";
 import { softmaxScale } from "./rope.ts";
 import { route, sequenceBalance } from "./router.ts";
@@ -42,15 +42,21 @@ export interface Projected {
 
 export type Weights = ReadonlyMap<string, Tensor>;
 
-/** x·Wᵀ in the dtype of W. */
-export const linear = (x: Tensor, w: Tensor): Tensor => product(x.dtype === w.dtype ? x : x.to(w.dtype), w);
+const cast = (x: Tensor, dtype: DType): Tensor => (x.dtype === dtype ? x : x.to(dtype));
+
+/** x·Wᵀ in the dtype of W; where a result's dtype is given, in that of x. */
+export const linear = (x: Tensor, w: Tensor, dtype?: DType): Tensor =>
+  dtype ? product(x, w, dtype) : product(cast(x, w.dtype), w);
 
 /** How a block computes: the engine puts others in (exact ones, quantized experts). */
 export interface Products {
-  linear(x: Tensor, w: Tensor): Tensor;
+  linear(x: Tensor, w: Tensor, dtype?: DType): Tensor;
   sigmoid(x: Tensor): Tensor;
   /** The routed experts of a block, [N, D]. */
   experts(block: Block, x_ND: Tensor, idx_Nk: Tensor, w_Nk: Tensor): Tensor;
+  /** What products are computed in, where that is not the weights' dtype: activations too, but for the residual stream,
+   *  what is added to it, and the router. */
+  compute: DType | undefined;
   /** Attention in float64, its result rounded: then the expanded form of training and the absorbed one of decoding, which
    *  sum in different orders, round to the same float32. */
   wideAttention: boolean;
@@ -59,15 +65,17 @@ export interface Products {
 const products: Products = {
   linear,
   sigmoid: (x) => x.sigmoid(),
+  compute: undefined,
   wideAttention: false,
   experts(block, x_ND, idx_Nk, w_Nk) {
     const gateUp_EID = block.weight("mlp.experts.gate_up_proj");
     return moeExperts({
-      x_ND: x_ND.dtype === gateUp_EID.dtype ? x_ND : x_ND.to(gateUp_EID.dtype),
+      x_ND: block.compute ? x_ND : cast(x_ND, gateUp_EID.dtype),
       idx_Nk,
-      w_Nk: w_Nk.to(gateUp_EID.dtype),
+      w_Nk: cast(w_Nk, gateUp_EID.dtype),
       gateUp_EID,
       down_EDI: block.weight("mlp.experts.down_proj"),
+      dtype: gateUp_EID.dtype,
     });
   },
 };
@@ -96,9 +104,19 @@ export class Block {
     return this.#weights.get(this.#prefix + name)!;
   }
 
+  get compute(): DType | undefined {
+    return this.#products.compute;
+  }
+
   /** x·Wᵀ with the weight of that name. */
   linear(x: Tensor, name: string): Tensor {
-    return this.#products.linear(x, this.weight(name));
+    return this.#products.linear(x, this.weight(name), this.compute);
+  }
+
+  /** The same, to be added to the residual stream. */
+  linearOut(x: Tensor, name: string): Tensor {
+    const weight = this.weight(name);
+    return this.#products.linear(x, weight, this.compute && weight.dtype);
   }
 
   get wideAttention(): boolean {
@@ -111,14 +129,17 @@ export class Block {
   }
 
   forward(x_BTD: Tensor, context: Context): BlockOutput {
-    const [h_BTD, maxLogit_H] = this.attention(this.project(this.norm(x_BTD, "input_layernorm.weight")), context);
+    const { compute, config, moe } = this;
+    const normed_BTD = this.norm(x_BTD, "input_layernorm.weight", config.rmsNormEps, compute);
+    const [h_BTD, maxLogit_H] = this.attention(this.project(normed_BTD), context);
     const mid_BTD = x_BTD.add(h_BTD);
-    const ffn = this.feedForward(this.norm(mid_BTD, "post_attention_layernorm.weight"), context.balance);
+    const after = this.norm(mid_BTD, "post_attention_layernorm.weight", config.rmsNormEps, moe ? undefined : compute);
+    const ffn = this.feedForward(after, context.balance);
     return { ...ffn, y_BTD: mid_BTD.add(ffn.y_BTD), maxLogit_H };
   }
 
-  norm(x: Tensor, name: string, eps = this.config.rmsNormEps): Tensor {
-    return rmsNorm(x, this.weight(name), eps);
+  norm(x: Tensor, name: string, eps = this.config.rmsNormEps, dtype?: DType): Tensor {
+    return rmsNorm(x, this.weight(name), eps, dtype);
   }
 
   project(x_BTD: Tensor): Projected {
@@ -146,7 +167,9 @@ export class Block {
   attention({ q_BTHK, latent_BTC, kPe_BTR }: Projected, { cos_TR, sin_TR, docStart_BT }: Context): [Tensor, Tensor] {
     const { config } = this;
     const kv_b = this.widen(this.weight("self_attn.kv_b_proj.weight"));
-    const kv_BTHX = this.#products.linear(this.widen(latent_BTC), kv_b).unflatten(-1, [config.numAttentionHeads, -1]);
+    const kv_BTHX = this.#products
+      .linear(this.widen(latent_BTC), kv_b, this.wideAttention ? undefined : this.compute)
+      .unflatten(-1, [config.numAttentionHeads, -1]);
     const [out_BTHV, maxLogit_H] = mlaAttention({
       q_BTHK: this.widen(q_BTHK),
       kv_BTHX,
@@ -164,11 +187,11 @@ export class Block {
 
   /** What the heads found, [B, T, H·V], back to width D. */
   output(heads_BTN: Tensor): Tensor {
-    return this.linear(heads_BTN, "self_attn.o_proj.weight");
+    return this.linearOut(heads_BTN, "self_attn.o_proj.weight");
   }
 
   mlp(x: Tensor, prefix: string): Tensor {
-    return this.linear(swiglu(this.linear(x, `${prefix}.gate_up_proj.weight`)), `${prefix}.down_proj.weight`);
+    return this.linearOut(swiglu(this.linear(x, `${prefix}.gate_up_proj.weight`)), `${prefix}.down_proj.weight`);
   }
 
   feedForward(x_BTD: Tensor, balance: number): Omit<BlockOutput, "maxLogit_H"> {
@@ -182,8 +205,9 @@ export class Block {
       config,
       this.#products,
     );
-    const routed_ND = this.#products.experts(this, x_ND, idx_Nk, w_Nk);
-    const y_ND = config.nSharedExperts ? routed_ND.add(this.mlp(x_ND, "mlp.shared_experts")) : routed_ND;
+    const in_ND = this.compute ? cast(x_ND, this.compute) : x_ND;
+    const routed_ND = this.#products.experts(this, in_ND, idx_Nk, w_Nk);
+    const y_ND = config.nSharedExperts ? routed_ND.add(this.mlp(in_ND, "mlp.shared_experts")) : routed_ND;
     return {
       y_BTD: y_ND.view(x_BTD.shape),
       idx_Nk,

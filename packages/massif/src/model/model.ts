@@ -66,8 +66,8 @@ export class Model {
     return torch.embedding(this.parameter("model.embed_tokens.weight"), ids_BT);
   }
 
-  finalNorm(x: Tensor): Tensor {
-    return rmsNorm(x, this.parameter("model.norm.weight"), this.config.rmsNormEps);
+  finalNorm(x: Tensor, dtype?: DType): Tensor {
+    return rmsNorm(x, this.parameter("model.norm.weight"), this.config.rmsNormEps, dtype);
   }
 
   /** Logits of a residual stream [..., D] → [..., vocabulary]. */
@@ -79,13 +79,9 @@ export class Model {
    *  is never whole in memory. */
   nll(x_BTD: Tensor, targets_BT: Tensor, temperature = 1): Tensor {
     const head_CD = this.parameter("lm_head.weight");
-    const normed_ND = this.finalNorm(x_BTD).flatten(0, 1);
+    const normed_ND = this.finalNorm(x_BTD, this.by.compute ?? head_CD.dtype).flatten(0, 1);
     const x_ND = temperature === 1 ? normed_ND : normed_ND.div(temperature);
-    return linearCrossEntropy(
-      x_ND.dtype === head_CD.dtype ? x_ND : x_ND.to(head_CD.dtype),
-      head_CD,
-      targets_BT.flatten(),
-    );
+    return linearCrossEntropy(x_ND, head_CD, targets_BT.flatten());
   }
 
   /** Runs every block; `each` sees their outputs. Returns the residual stream before the final norm. */

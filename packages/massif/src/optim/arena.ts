@@ -3,7 +3,7 @@
  * one block of memory (all matrices of a shape; all gains), so a step is a handful of calls on whole stacks, gradients
  * are accumulated straight into place, and nothing is gathered or scattered. Each parameter remains a view.
  */
-import { type DType, type Tensor, torch } from "@massif/torch";
+import { type Tensor, torch } from "@massif/torch";
 import { numel, type ParameterSpec } from "../model/index.ts";
 
 export interface Group {
@@ -13,9 +13,8 @@ export interface Group {
   /** [N, A, B] for Muon; flat or as it is for AdamW. */
   value: Tensor;
   grad: Tensor;
-  /** A copy in the compute dtype when that is not the master's; refreshed after each step. */
-  compute: Tensor | undefined;
-  members: { spec: ParameterSpec; value: Tensor; grad: Tensor; compute: Tensor }[];
+  /** Leaves that require gradients. */
+  members: { spec: ParameterSpec; value: Tensor; grad: Tensor }[];
 }
 
 /** A matrix parameter is a stack of matrices: the pieces that a checkpoint keeps apart, each orthogonalized on its own. */
@@ -28,14 +27,8 @@ function groupName(spec: ParameterSpec): string {
 
 /**
  * Moves the parameters of a model into groups; buffers stay where they are. `parameters` is updated to the new views.
- * With a `computeDtype` other than the parameters' own, matrices and the head get a copy in it; gains, the router's gate
- * and the embedding (the residual stream begins there) stay in the master dtype.
  */
-export function makeGroups(
-  specs: readonly ParameterSpec[],
-  parameters: Map<string, Tensor>,
-  computeDtype: DType,
-): Group[] {
+export function makeGroups(specs: readonly ParameterSpec[], parameters: Map<string, Tensor>): Group[] {
   using _ = torch.noGrad();
   const byName = new Map<string, ParameterSpec[]>();
   for (const spec of specs) {
@@ -43,23 +36,18 @@ export function makeGroups(
     const name = groupName(spec);
     byName.set(name, [...(byName.get(name) ?? []), spec]);
   }
-  return [...byName].map(([name, members]) => makeGroup(name, members, parameters, computeDtype));
+  return [...byName].map(([name, members]) => makeGroup(name, members, parameters));
 }
 
-/** Read in the master dtype whatever the compute dtype. */
-const readAsMaster = ({ kind, name }: ParameterSpec) =>
-  kind === "norm" || /(mlp\.gate|embed_tokens)\.weight$/.test(name);
-
-function makeGroup(name: string, specs: ParameterSpec[], parameters: Map<string, Tensor>, computeDtype: DType): Group {
+function makeGroup(name: string, specs: ParameterSpec[], parameters: Map<string, Tensor>): Group {
   const first = parameters.get(specs[0]!.name)!;
   const { dtype, device } = first;
   const total = specs.reduce((sum, spec) => sum + numel(spec.shape), 0);
   const optimizer = specs[0]!.kind === "matrix" ? "muon" : "adamw";
   const shape = optimizer === "muon" ? [-1, ...matrixShape(specs[0]!)] : specs.length === 1 ? specs[0]!.shape : [total];
   using _ = torch.scope();
-  const block = (of: DType) => torch.zeros([total], { dtype: of, device });
-  const [value, grad] = [block(dtype), block(dtype)];
-  const reduced = computeDtype !== dtype && !specs.every(readAsMaster) ? block(computeDtype) : undefined;
+  const block = () => torch.zeros([total], { dtype, device });
+  const [value, grad] = [block(), block()];
   const members: Group["members"] = [];
   let at = 0;
   for (const spec of specs) {
@@ -69,20 +57,10 @@ function makeGroup(name: string, specs: ParameterSpec[], parameters: Map<string,
     mine.copy_(parameters.get(spec.name)!);
     parameters.get(spec.name)!.dispose();
     parameters.set(spec.name, mine);
-    const compute = reduced === undefined || readAsMaster(spec) ? mine : view(reduced);
-    members.push({ spec, value: mine, grad: view(grad), compute });
+    members.push({ spec, value: mine, grad: view(grad) });
     at += size;
   }
-  reduced?.copy_(value);
   const shaped = (t: Tensor) => torch.keep(t.view(shape));
-  const group: Group = {
-    name,
-    optimizer,
-    value: shaped(value),
-    grad: shaped(grad),
-    compute: reduced && shaped(reduced),
-    members,
-  };
-  for (const member of members) member.compute.requiresGrad = true;
-  return group;
+  for (const member of members) member.value.requiresGrad = true;
+  return { name, optimizer, value: shaped(value), grad: shaped(grad), members };
 }

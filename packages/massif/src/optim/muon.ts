@@ -5,7 +5,7 @@
  *
  * On stacks of equal-shaped matrices: N matrices of A × B at once, each orthogonalized on its own.
  */
-import { runsFused, type Tensor, torch } from "@massif/torch";
+import { hasTiles, runsFused, type Tensor, torch } from "@massif/torch";
 
 /** Chosen by Keller Jordan for a steep start: singular values end near 1, not at 1, which does not hurt. */
 const [a, b, c] = [3.4445, -4.775, 2.0315];
@@ -32,7 +32,7 @@ export interface MuonOptions {
   weightDecay: number;
   /** Feed G + μ·M to Newton–Schulz (Moonlight's code) rather than M (K2's Algorithm 1). */
   nesterov: boolean;
-  /** The dtype of Newton–Schulz. bfloat16 pays on processors with bf16 matrix units. */
+  /** The dtype of Newton–Schulz's products. bfloat16 pays on processors that multiply it. */
   newtonSchulz: "float32" | "bfloat16";
 }
 
@@ -52,21 +52,12 @@ export function muonSteps(
   stacks: readonly [w_NAB: Tensor, g_NAB: Tensor, momentum_NAB: Tensor][],
   options: MuonOptions,
 ): void {
-  if (!stacks[0] || !runsFused(stacks[0][0])) {
+  const narrow = options.newtonSchulz === "bfloat16";
+  if (!stacks[0] || !runsFused(stacks[0][0]) || (narrow && hasTiles())) {
     for (const stack of stacks) muonStep(...stack, options);
     return;
   }
   const [w, g, m] = [0, 1, 2].map((i) => stacks.map((stack) => stack[i]!)) as [Tensor[], Tensor[], Tensor[]];
   const { learningRate, momentum, weightDecay, nesterov } = options;
-  torch.ops.massif.muon_update_(
-    w,
-    g,
-    m,
-    learningRate,
-    momentum,
-    weightDecay,
-    nesterov,
-    5,
-    options.newtonSchulz === "bfloat16",
-  );
+  torch.ops.massif.muon_update_(w, g, m, learningRate, momentum, weightDecay, nesterov, 5, narrow);
 }

@@ -2,7 +2,7 @@
  * MuonClip: Muon for matrices, AdamW for the rest, one learning rate for both, and QK-Clip after the step. The gradient is
  * clipped by its global norm before it enters the momentum; the orthogonalized update is never clipped.
  */
-import { type DType, type Tensor, torch } from "@massif/torch";
+import { type Tensor, torch } from "@massif/torch";
 import { z } from "zod";
 import type { Model } from "../model/index.ts";
 import { type AdamWState, adamwStep } from "./adamw.ts";
@@ -46,14 +46,12 @@ export class MuonClip {
   readonly #model: Model;
   readonly #momentum = new Map<Group, Tensor>();
   readonly #adamw = new Map<Group, AdamWState>();
-  #weights: Map<string, Tensor>;
 
-  /** Takes the model's parameters into its groups. `computeDtype` is what the blocks will read (see `weights`). */
-  constructor(model: Model, config: MuonClipConfig, computeDtype: DType = "float32") {
+  /** Takes the model's parameters into its groups: leaves that require gradients. */
+  constructor(model: Model, config: MuonClipConfig) {
     this.#model = model;
     this.config = config;
-    this.groups = makeGroups(model.specs, model.parameters as Map<string, Tensor>, computeDtype);
-    this.#weights = new Map(model.parameters);
+    this.groups = makeGroups(model.specs, model.parameters as Map<string, Tensor>);
     for (const group of this.groups) {
       const zeros = () => torch.keep(torch.zeros_like(group.value));
       if (this.#usesMuon(group)) this.#momentum.set(group, zeros());
@@ -63,13 +61,7 @@ export class MuonClip {
           v: [zeros()],
           step: [torch.keep(torch.zeros([], { device: model.device }))],
         });
-      for (const { spec, compute } of group.members) this.#weights.set(spec.name, compute);
     }
-  }
-
-  /** The weights that a forward pass reads, by name: leaves that require gradients, in the compute dtype. */
-  get weights(): ReadonlyMap<string, Tensor> {
-    return this.#weights;
   }
 
   #usesMuon(group: Group): boolean {
@@ -106,7 +98,6 @@ export class MuonClip {
     for (const [{ value, grad }, state] of this.#adamw)
       adamwStep([value], [grad], state, { ...config, learningRate, weightDecay });
     for (const [layer, heads] of clipped.entries()) if (heads.length) this.#clip(layer, heads);
-    for (const { compute, value } of this.groups) compute?.copy_(value);
     return { gradNorm, clipped };
   }
 
@@ -131,16 +122,11 @@ export class MuonClip {
     }
   }
 
-  /** Frees gradients, state and copies; the parameters are the model's. */
+  /** Frees gradients and state; the parameters are the model's. */
   dispose(): void {
     for (const [, tensor] of this.state()) tensor.dispose();
-    for (const { value, grad, compute, members } of this.groups) {
-      for (const member of members) {
-        member.grad.dispose();
-        if (member.compute !== member.value) member.compute.dispose();
-      }
-      for (const tensor of [value, grad, compute]) tensor?.dispose();
-    }
+    for (const { value, grad, members } of this.groups)
+      for (const tensor of [value, grad, ...members.map((m) => m.grad)]) tensor.dispose();
   }
 
   /** Floating-point operations of one step's Newton–Schulz iterations. */

@@ -44,7 +44,7 @@ test.for([8, null])("after a clip every logit of a clipped head is γ times what
   // Between the second and the third of the six heads: some of a layer are clipped, some are not.
   const sorted = before.flatMap(({ max_H }) => max_H).sort((a, b) => b - a);
   const threshold = (sorted[2]! + sorted[3]!) / 2;
-  const optimizer = new MuonClip(model, MuonClipConfig.parse({ qkClip: threshold }), "float64");
+  const optimizer = new MuonClip(model, MuonClipConfig.parse({ qkClip: threshold }));
   const copies = new Map([...model.parameters].map(([name, value]) => [name, value.detach().clone()]));
   const maxima = before.map(({ max_H }) => max_H);
   const { clipped } = optimizer.step(0, maxima); // at learning rate 0 only the clip moves weights
@@ -83,7 +83,7 @@ test("maxima that are zero, negative or −∞ ask for nothing; a threshold is n
 
 test.for([Number.NaN, Infinity])("a maximum of %s refuses the step before anything moves", (bad) => {
   const model = tinyModel();
-  const optimizer = new MuonClip(model, MuonClipConfig.parse({}), "float64");
+  const optimizer = new MuonClip(model, MuonClipConfig.parse({}));
   for (const { grad } of optimizer.groups) grad.fill_(0.1);
   const before = [...model.parameters.values()].map((value) => value.detach().clone());
   expect(() =>
@@ -98,7 +98,7 @@ test.for([Number.NaN, Infinity])("a maximum of %s refuses the step before anythi
 });
 
 test("without a threshold nothing is clipped", () => {
-  const optimizer = new MuonClip(tinyModel(), MuonClipConfig.parse({ qkClip: null }), "float64");
+  const optimizer = new MuonClip(tinyModel(), MuonClipConfig.parse({ qkClip: null }));
   expect(
     optimizer.step(0, [
       [1e9, 1, 1],

@@ -253,10 +253,7 @@ export class Learner {
   #scaleBack(before: readonly Tensor[], scale: number): void {
     using _ = torch.noGrad();
     using _scope = torch.scope();
-    for (const [i, { value, compute }] of this.#trainer.optimizer.groups.entries()) {
-      value.lerp_(before[i]!, 1 - scale);
-      compute?.copy_(value);
-    }
+    for (const [i, { value }] of this.#trainer.optimizer.groups.entries()) value.lerp_(before[i]!, 1 - scale);
   }
 }
 

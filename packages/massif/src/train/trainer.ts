@@ -2,7 +2,7 @@
  * One training step of a K2 model: gradients of any number of micro-batches, then MuonClip, then the routers' biases.
  * Forward and backward are block by block (tape.ts); the loss is the mean over all targets of the step.
  */
-import { type DType, type Tensor, torch } from "@massif/torch";
+import { type Tensor, torch } from "@massif/torch";
 import { expertLoad, Model, modelSize, updateRouterBias } from "../model/index.ts";
 import { MuonClip, type MuonClipConfig } from "../optim/index.ts";
 import { IGNORE, type Rows } from "./data/index.ts";
@@ -10,7 +10,7 @@ import { type Activations, accumulate, Tape, type Trained } from "./tape.ts";
 
 export interface TrainerConfig {
   optimizer: MuonClipConfig;
-  /** What products are computed in; masters, residual stream, norms, router and losses stay float32. */
+  /** What products are computed in; masters and their gradients, residual stream, norms, router and losses stay float32. */
   precision: "float32" | "bfloat16";
   activations: Activations;
   /** In float64 attention gives the bits that an engine over the same model gives. Default: as its inputs. */
@@ -54,7 +54,7 @@ export class Trainer {
   readonly optimizer: MuonClip;
   /** The model whose weights are the masters: what is saved. */
   readonly master: Model;
-  /** The same over the weights in compute precision: what runs. */
+  /** The same weights, computing in the precision of the config: what runs. */
   readonly model: Model;
   readonly #blocks: Trained[][];
   readonly #embed: Trained;
@@ -65,16 +65,17 @@ export class Trainer {
   constructor(model: Model, config: TrainerConfig) {
     this.config = config;
     this.master = model;
-    this.optimizer = new MuonClip(model, config.optimizer, config.precision as DType);
-    this.model = new Model(model.config, new Map(this.optimizer.weights), {
+    this.optimizer = new MuonClip(model, config.optimizer);
+    this.model = new Model(model.config, new Map(model.parameters), {
+      compute: config.precision === model.parameter("lm_head.weight").dtype ? undefined : config.precision,
       wideAttention: config.attention === "float64",
     });
     this.#blocks = model.blocks.map(() => []);
     this.#head = [];
     let embed: Trained | undefined;
     for (const { members } of this.optimizer.groups) {
-      for (const { spec, compute, grad } of members) {
-        const trained = { weight: compute, grad };
+      for (const { spec, value, grad } of members) {
+        const trained = { weight: value, grad };
         if (spec.layer < 0) embed = trained;
         else (this.#blocks[spec.layer] ?? this.#head).push(trained);
       }

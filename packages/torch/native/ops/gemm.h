@@ -3,11 +3,13 @@
 // Why not BLAS: MKL keeps to AVX2 on AMD, and a call costs more than the product of an attention tile.
 // One register tile of ROWS × COLS, written in the compiler's vector types (AVX-512, AVX2, SSE, NEON alike).
 // B is packed into panels [N / COLS][K][COLS]; A is read in place by broadcast, so its strides are free.
-// Inputs may be bfloat16 or Half: they are widened while they are read, sums are kept in T.
+// Inputs may be bfloat16 or Half: they are widened while they are read, sums are kept in T. gemm_bf16.h has the same
+// functions for panels of bfloat16, for CPUs that multiply it.
 // One thread; the caller shares work out. Sums run over k in order: the result does not depend on M or N.
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -37,14 +39,16 @@ struct Tile {
   static constexpr int64_t DEPTH = 256;  // a panel of B (32 KiB) stays in the first cache
 };
 
+inline constexpr int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
 /// Elements that `pack` writes for a [K, N] matrix.
 template <class T>
 constexpr int64_t packed_size(int64_t K, int64_t N) {
-  return (N + Tile<T>::COLS - 1) / Tile<T>::COLS * Tile<T>::COLS * K;
+  return blocks_of(N, Tile<T>::COLS) * Tile<T>::COLS * K;
 }
 
 /// B[K,N] → panels [N / COLS][K][COLS], the last one padded with zeros.
-template <class T, class In>
+template <std::floating_point T, class In>
 void pack(int64_t K, int64_t N, Mat<const In> B, T* panels) {
   constexpr int64_t COLS = Tile<T>::COLS, L = LANES<T>;
   for (int64_t n = 0; n < N; n += COLS, panels += K * COLS) {
@@ -72,8 +76,8 @@ void pack(int64_t K, int64_t N, Mat<const In> B, T* panels) {
 }
 
 /// C[R, cols] = α · A[R, K] · panel (+ C): R × 2 accumulators in registers.
-template <int R, class T, class In>
-void multiply_tile(int64_t K, Mat<const In> A, const T* panel, T alpha, bool add, T* C, int64_t ldc, int64_t cols) {
+template <int R, class T, class In, class Out>
+void multiply_tile(int64_t K, Mat<const In> A, const T* panel, T alpha, bool add, Out* C, int64_t ldc, int64_t cols) {
   constexpr int64_t L = LANES<T>;
   Vec<T> sum[R][2] = {};
   const In* a = A.at;
@@ -97,42 +101,50 @@ void multiply_tile(int64_t K, Mat<const In> A, const T* panel, T alpha, bool add
     } else {
       T tail[2 * L];
       std::memcpy(tail, y, sizeof tail);
-      for (int64_t j = 0; j < cols; j++) C[j] = add ? C[j] + tail[j] : tail[j];
+      for (int64_t j = 0; j < cols; j++) C[j] = Out(add ? T(C[j]) + tail[j] : tail[j]);
     }
   }
 }
 
-template <class T, class In, int... R>
-void multiply_rows(int64_t rows, int64_t K, Mat<const In> A, const T* panel, T alpha, bool add, T* C, int64_t ldc,
+template <class T, class In, class Out, int... R>
+void multiply_rows(int64_t rows, int64_t K, Mat<const In> A, const T* panel, T alpha, bool add, Out* C, int64_t ldc,
                    int64_t cols, std::integer_sequence<int, R...>) {
-  using Kernel = void (*)(int64_t, Mat<const In>, const T*, T, bool, T*, int64_t, int64_t);
-  static constexpr Kernel kernels[] = {multiply_tile<R + 1, T, In>...};
+  using Kernel = void (*)(int64_t, Mat<const In>, const T*, T, bool, Out*, int64_t, int64_t);
+  static constexpr Kernel kernels[] = {multiply_tile<R + 1, T, In, Out>...};
   kernels[rows - 1](K, A, panel, alpha, add, C, ldc, cols);
 }
 
+/// How much of K is summed before C is written: all of it where Out is narrower than T, so that a sum is rounded once.
+template <class P, class T, class Out>
+constexpr int64_t cut_of(int64_t K) {
+  return std::is_same_v<T, Out> ? Tile<P>::DEPTH : std::max<int64_t>(K, 1);
+}
+
 /// C[M,N] = α·A[M,K]·B (+ C), with B[K,N] packed by `pack`: the first K rows of `packed_K`, if that is given.
-template <class T, class In>
-void multiply_packed(int64_t M, int64_t N, int64_t K, Mat<const In> A, const T* panels, T* C, int64_t ldc, bool add = false,
+template <std::floating_point T, class In, class Out>
+void multiply_packed(int64_t M, int64_t N, int64_t K, Mat<const In> A, const T* panels, Out* C, int64_t ldc, bool add = false,
                      T alpha = 1, int64_t packed_K = 0) {
   constexpr int64_t ROWS = Tile<T>::ROWS, COLS = Tile<T>::COLS;
+  const int64_t cut = cut_of<T, T, Out>(K);
   if (packed_K == 0) packed_K = K;
   if (K == 0 && !add)
-    for (int64_t i = 0; i < M; i++) std::fill(C + i * ldc, C + i * ldc + N, T(0));
-  for (int64_t k = 0; k < K; k += Tile<T>::DEPTH) {
-    const int64_t depth = std::min(Tile<T>::DEPTH, K - k);
+    for (int64_t i = 0; i < M; i++) std::fill(C + i * ldc, C + i * ldc + N, Out(0));
+  for (int64_t k = 0; k < K; k += cut) {
+    const int64_t depth = std::min(cut, K - k);
     for (int64_t n = 0; n < N; n += COLS)
       for (int64_t m = 0; m < M; m += ROWS)
-        multiply_rows<T, In>(std::min(ROWS, M - m), depth, A.from(m, k), panels + n * packed_K + k * COLS, alpha, add || k > 0,
+        multiply_rows<T, In, Out>(std::min(ROWS, M - m), depth, A.from(m, k), panels + n * packed_K + k * COLS, alpha, add || k > 0,
                              C + m * ldc + n, ldc, std::min(COLS, N - n), std::make_integer_sequence<int, ROWS>());
   }
 }
 
 /// C[R, cols] = A[R, K]·Wᵀ (+ C) of cols ≤ L rows of W, `ldw` apart: each L × L block of W is transposed in registers.
-template <int R, class T, class InA, class InW>
-void multiply_rows_of(int64_t K, Mat<const InA> A, const InW* w, int64_t ldw, bool add, T* C, int64_t ldc, int64_t cols) {
+template <int R, class T, class InA, class InW, class Out>
+void multiply_rows_of(int64_t K, Mat<const InA> A, const InW* w, int64_t ldw, bool add, Out* C, int64_t ldc, int64_t cols) {
+  const int64_t cut = cut_of<T, T, Out>(K);
   constexpr int64_t L = LANES<T>;
-  for (int64_t begin = 0; begin < K; begin += Tile<T>::DEPTH) {
-    const int64_t end = std::min(K, begin + Tile<T>::DEPTH);
+  for (int64_t begin = 0; begin < K; begin += cut) {
+    const int64_t end = std::min(K, begin + cut);
     Vec<T> sum[R] = {};
     for (int64_t k = begin; k < end; k += L) {
       Vec<T> block[L];
@@ -156,7 +168,7 @@ void multiply_rows_of(int64_t K, Mat<const InA> A, const InW* w, int64_t ldw, bo
       }
     }
     for (int r = 0; r < R; r++) {
-      T* c = C + r * ldc;
+      Out* c = C + r * ldc;
       store<T>(c, add || begin > 0 ? load<T>(c, cols) + sum[r] : sum[r], cols);
     }
   }
@@ -164,10 +176,10 @@ void multiply_rows_of(int64_t K, Mat<const InA> A, const InW* w, int64_t ldw, bo
 
 /// C[M,N] = A[M,K]·Wᵀ (+ C) for M ≤ ROWS and W[N,K] with whole rows, `ldw` apart: W is read once where it lies. Sums as
 /// `multiply_packed`, to the bit.
-template <class T, class InA, class InW>
-void multiply_few(int64_t M, int64_t N, int64_t K, Mat<const InA> A, const InW* W, int64_t ldw, T* C, int64_t ldc, bool add) {
+template <class T, class InA, class InW, class Out>
+void multiply_few(int64_t M, int64_t N, int64_t K, Mat<const InA> A, const InW* W, int64_t ldw, Out* C, int64_t ldc, bool add) {
   [&]<int... R>(std::integer_sequence<int, R...>) {
-    static constexpr decltype(&multiply_rows_of<1, T, InA, InW>) kernels[] = {multiply_rows_of<R + 1, T, InA, InW>...};
+    static constexpr decltype(&multiply_rows_of<1, T, InA, InW, Out>) kernels[] = {multiply_rows_of<R + 1, T, InA, InW, Out>...};
     for (int64_t n = 0; n < N; n += LANES<T>)
       kernels[M - 1](K, A, W + n * ldw, ldw, add, C + n, ldc, std::min(LANES<T>, N - n));
   }(std::make_integer_sequence<int, Tile<T>::ROWS>());
@@ -175,14 +187,16 @@ void multiply_few(int64_t M, int64_t N, int64_t K, Mat<const InA> A, const InW* 
 
 /// C[M,N] = α·A[M,K]·B[K,N] (+ C). Packs B, a slice of it at a time, into this thread's scratch; a few rows A do not pay
 /// that back, and read B in place if it is the transpose of a matrix with whole rows.
-template <class T, class InA, class InB>
-void multiply(int64_t M, int64_t N, int64_t K, Mat<const InA> A, Mat<const InB> B, T* C, int64_t ldc, bool add = false, T alpha = 1) {
+template <std::floating_point T, class InA, class InB, class Out>
+void multiply(int64_t M, int64_t N, int64_t K, Mat<const InA> A, Mat<const InB> B, Out* C, int64_t ldc, bool add = false,
+              T alpha = 1) {
   static thread_local Scratch<T> scratch;
   constexpr int64_t WIDTH = 8 * Tile<T>::COLS;
+  const int64_t cut = cut_of<T, T, Out>(K);
   if (K == 0) return multiply_packed<T, InA>(M, N, 0, A, nullptr, C, ldc, add, alpha);
   if (M > 0 && M <= Tile<T>::ROWS && B.rs == 1 && alpha == T(1)) return multiply_few<T>(M, N, K, A, B.at, B.cs, C, ldc, add);
-  for (int64_t k = 0; k < K; k += Tile<T>::DEPTH) {
-    const int64_t depth = std::min(Tile<T>::DEPTH, K - k);
+  for (int64_t k = 0; k < K; k += cut) {
+    const int64_t depth = std::min(cut, K - k);
     for (int64_t n = 0; n < N; n += WIDTH) {
       const int64_t width = std::min(WIDTH, N - n);
       T* panels = scratch.get(packed_size<T>(depth, width));

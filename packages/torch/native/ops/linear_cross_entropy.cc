@@ -6,7 +6,8 @@
 // Tiles of ROWS × WORDS stay in the second cache; only lse is kept and the backward computes z again, which costs less
 // than writing and reading N·V floats. A thread owns a slice of the vocabulary: it adds to its own rows of dw and to
 // its own copy of dx for CHUNK rows; the copies are then summed in order, so the last bits of dx depend on the number
-// of threads (never on the run). V vocabulary, D width.
+// of threads (never on the run). Logits, lse and dw are sums, and w may be float beside a bfloat16 x. V vocabulary, D
+// width.
 #include "op.h"
 
 #include <limits>
@@ -31,16 +32,18 @@ S log_sum_exp(int64_t n, const S* z) {
 }
 
 /// part_WN: log Σ e^z over each of the W tiles of the vocabulary; picked_N: the target's logit.
-template <class T, class S>
-void forward_tile(int64_t N, int64_t D, int64_t first, int64_t words, const T* x, const T* w, const int64_t* target,
+template <class T, class W, class S>
+void forward_tile(int64_t N, int64_t D, int64_t first, int64_t words, const T* x, const W* w, const int64_t* target,
                   S* part, S* picked) {
-  static thread_local Scratch<S> scratch;
-  S* z = scratch.get(ROWS * LINE + packed_size<S>(D, WORDS));
-  S* w_DV = z + ROWS * LINE;
-  pack<S, T>(D, words, {w + first * D, 1, D}, w_DV);
+  using P = Panel<T>;
+  static thread_local Scratch<S> sums;
+  static thread_local Scratch<P> scratch;
+  S* z = sums.get(ROWS * LINE);
+  P* w_DV = scratch.get(packed_size<P>(D, WORDS));
+  pack<P, W>(D, words, {w + first * D, 1, D}, w_DV);
   for (int64_t n = 0; n < N; n += ROWS) {
     const int64_t rows = std::min(ROWS, N - n);
-    multiply_packed<S, T>(rows, words, D, {x + n * D, D}, w_DV, z, LINE);
+    multiply_packed<P, T>(rows, words, D, {x + n * D, D}, w_DV, z, LINE);
     for (int64_t r = 0; r < rows; r++) {
       part[n + r] = log_sum_exp(words, z + r * LINE);
       const int64_t v = target[n + r] - first;
@@ -49,31 +52,38 @@ void forward_tile(int64_t N, int64_t D, int64_t first, int64_t words, const T* x
   }
 }
 
+/// δ of one row of z: e^(z − lse)·g, and (e^(z − lse) − 1)·g at the target if that is one of these words.
+template <class S, class P>
+void delta_row(int64_t words, const S* z, S lse, S g, int64_t target, P* delta) {
+  if (g == 0) return void(std::fill_n(delta, words, P(0)));  // ignored: nothing, even where its logits are not finite
+  const bool here = target >= 0 && target < words;
+  const S at_target = here ? (std::exp(z[target] - lse) - 1) * g : 0;
+  for (int64_t v = 0; v < words; v += LANES<S>) store<S>(delta + v, exp(load<S>(z + v) - lse) * g);
+  if (here) delta[target] = P(at_target);
+}
+
 /// dw (this tile's rows) and dx gain what N rows of x and this tile of the vocabulary give.
-template <class T, class S>
-void backward_tile(int64_t N, int64_t D, int64_t first, int64_t words, const T* x, const T* w, const int64_t* target,
+template <class T, class W, class S>
+void backward_tile(int64_t N, int64_t D, int64_t first, int64_t words, const T* x, const W* w, const int64_t* target,
                    const S* lse, const S* g, S* dx, S* dw) {
-  static thread_local Scratch<S> scratch;
-  const int64_t w_size = packed_size<S>(D, WORDS), w_rows_size = packed_size<S>(WORDS, D);
-  S* delta = scratch.get(ROWS * LINE + w_size + w_rows_size + packed_size<S>(ROWS, D));
-  S *w_DV = delta + ROWS * LINE, *w_VD = w_DV + w_size, *x_ND = w_VD + w_rows_size;
-  pack<S, T>(D, words, {w + first * D, 1, D}, w_DV);
-  pack<S, T>(words, D, {w + first * D, D}, w_VD);
+  using P = Panel<T>;
+  static thread_local Scratch<S> sums;
+  static thread_local Scratch<P> scratch;
+  const int64_t w_size = packed_size<P>(D, WORDS), w_rows_size = packed_size<P>(WORDS, D);
+  S* z = sums.get(ROWS * LINE);
+  P* w_DV = scratch.get(w_size + w_rows_size + packed_size<P>(ROWS, D) + ROWS * LINE);
+  P *w_VD = w_DV + w_size, *x_ND = w_VD + w_rows_size, *delta = x_ND + packed_size<P>(ROWS, D);
+  if constexpr (std::is_same_v<P, S>) delta = z;
+  pack<P, W>(D, words, {w + first * D, 1, D}, w_DV);
+  pack<P, W>(words, D, {w + first * D, D}, w_VD);
   for (int64_t n = 0; n < N; n += ROWS) {
     const int64_t rows = std::min(ROWS, N - n);
-    multiply_packed<S, T>(rows, words, D, {x + n * D, D}, w_DV, delta, LINE);
-    for (int64_t r = 0; r < rows; r++) {
-      S* z = delta + r * LINE;
-      if (g[n + r] == 0)  // an ignored target: nothing, even where its logits are not finite
-        std::fill_n(z, words, S(0));
-      else
-        for (int64_t v = 0; v < words; v += LANES<S>) store<S>(z + v, exp(load<S>(z + v) - lse[n + r]) * g[n + r]);
-      const int64_t v = target[n + r] - first;
-      if (v >= 0 && v < words) z[v] -= g[n + r];
-    }
-    pack<S, T>(rows, D, {x + n * D, D}, x_ND);
-    multiply_packed<S, S>(words, D, rows, {delta, 1, LINE}, x_ND, dw, D, true);
-    multiply_packed<S, S>(rows, D, words, {delta, LINE}, w_VD, dx + n * D, D, true);
+    multiply_packed<P, T>(rows, words, D, {x + n * D, D}, w_DV, z, LINE);
+    for (int64_t r = 0; r < rows; r++)
+      delta_row(words, z + r * LINE, lse[n + r], g[n + r], target[n + r] - first, delta + r * LINE);
+    pack<P, T>(rows, D, {x + n * D, D}, x_ND);
+    multiply_packed<P, P>(words, D, rows, {delta, 1, LINE}, x_ND, dw, D, true);
+    multiply_packed<P, P>(rows, D, words, {delta, LINE}, w_VD, dx + n * D, D, true);
   }
 }
 
@@ -86,9 +96,10 @@ std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& w, const Tensor
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "massif::linear_cross_entropy", [&] {
     using S = Sum<scalar_t>;
     S *nll_N = nll.mutable_data_ptr<S>(), *lse_N = lse.mutable_data_ptr<S>(), *part_WN = part.mutable_data_ptr<S>();
-    parallel_blocks(V, WORDS, [&](int64_t tile, int64_t from, int64_t to) {
-      forward_tile(N, D, from, to - from, x.const_data_ptr<scalar_t>(), w.const_data_ptr<scalar_t>(), words,
-                   part_WN + tile * N, nll_N);
+    with_data<scalar_t>(w, [&](const auto* w_VD) {
+      parallel_blocks(V, WORDS, [&](int64_t tile, int64_t from, int64_t to) {
+        forward_tile(N, D, from, to - from, x.const_data_ptr<scalar_t>(), w_VD, words, part_WN + tile * N, nll_N);
+      });
     });
     std::vector<S> row(tiles);
     for (int64_t n = 0; n < N; n++) {
@@ -113,14 +124,15 @@ std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& w, const Tenso
     for (int64_t n = 0; n < N; n += CHUNK) {
       const int64_t rows = std::min(CHUNK, N - n);
       copies.zero_();
-      parallel_blocks(slices, 1, [&](int64_t slice, int64_t, int64_t) {
-        for (int64_t tile = slice * tiles / slices; tile < (slice + 1) * tiles / slices; tile++) {
-          const int64_t from = tile * WORDS;
-          backward_tile(rows, D, from, std::min(WORDS, V - from), x.const_data_ptr<scalar_t>() + n * D,
-                        w.const_data_ptr<scalar_t>(), target.const_data_ptr<int64_t>() + n, lse.const_data_ptr<S>() + n,
-                        g.const_data_ptr<S>() + n, copies[slice].template mutable_data_ptr<S>(),
-                        dw.mutable_data_ptr<S>() + from * D);
-        }
+      with_data<scalar_t>(w, [&](const auto* w_VD) {
+        parallel_blocks(slices, 1, [&](int64_t slice, int64_t, int64_t) {
+          for (int64_t tile = slice * tiles / slices; tile < (slice + 1) * tiles / slices; tile++) {
+            const int64_t from = tile * WORDS;
+            backward_tile(rows, D, from, std::min(WORDS, V - from), x.const_data_ptr<scalar_t>() + n * D, w_VD,
+                          target.const_data_ptr<int64_t>() + n, lse.const_data_ptr<S>() + n, g.const_data_ptr<S>() + n,
+                          copies[slice].template mutable_data_ptr<S>(), dw.mutable_data_ptr<S>() + from * D);
+          }
+        });
       });
       Tensor out = dx.narrow(0, n, rows);
       at::sum_out(out, copies.narrow(1, 0, rows), 0);
@@ -133,7 +145,7 @@ void check(const Tensor& x, const Tensor& w, const Tensor& target, int64_t ignor
   constexpr auto op = "massif::linear_cross_entropy";
   TORCH_CHECK(x.dim() == 2 && w.dim() == 2 && x.size(1) == w.size(1), op, ": x is ", x.sizes(), " and weight ", w.sizes(),
               ", expected [N, D] and [V, D]");
-  check_same_type(op, "weight", w, x);
+  check_same_or_wide(op, "weight", w.scalar_type(), x);
   check_shape(op, "target", target, {x.size(0)});
   TORCH_CHECK(target.scalar_type() == at::kLong, op, ": target is ", target.scalar_type(), ", expected int64");
   const int64_t* t = target.const_data_ptr<int64_t>();

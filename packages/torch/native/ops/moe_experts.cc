@@ -9,7 +9,8 @@
 //   d down_e = Σ_s g_n h'_sᵀ           d gate_up_e = Σ_s d[a, b]_s x_nᵀ
 //
 // Threads share the slots evenly, whatever the experts' loads; for the weights' gradients they share each matrix's
-// rows. N tokens, K experts a token, S = N·K slots, E experts, D width, I hidden width.
+// rows. What a product reads is kept as the product reads it (`Panel`: bfloat16 for bfloat16 on a CPU that multiplies
+// it); weights and y may be float beside a bfloat16 x. N tokens, K experts a token, S = N·K slots, E experts, D width, I hidden width.
 #include "op.h"
 #include "swiglu.h"
 
@@ -45,14 +46,22 @@ struct Order {
   }
 };
 
-template <class T>
-void gather(const Order& order, int64_t D, const T* x, int64_t from, int64_t to, T* rows) {
-  for (int64_t s = from; s < to; s++) std::copy_n(x + order.token[s] * D, D, rows + (s - from) * D);
+/// Rows of x [N, D] for slots from … to − 1.
+template <class In, class P>
+void gather(const Order& order, int64_t D, const In* x, int64_t from, int64_t to, P* rows) {
+  for (int64_t s = from; s < to; s++, rows += D) {
+    const In* row = x + order.token[s] * D;
+    if constexpr (std::is_same_v<In, P>)
+      std::copy_n(row, D, rows);
+    else
+      for (int64_t d = 0; d < D; d += LANES<Sum<In>>) store<Sum<In>>(rows + d, load<Sum<In>>(row + d, D - d), D - d);
+  }
 }
 
 /// y_n = Σ_k of the slots of n, in the order of k.
-template <class T, class S>
-void combine(const Sizes& n, const Order& order, const S* slots_SD, T* y) {
+template <class T, class Y>
+void combine(const Sizes& n, const Order& order, const T* slots_SD, Y* y) {
+  using S = Sum<T>;
   at::parallel_for(0, n.N, GRAIN, [&](int64_t from, int64_t to) {
     for (int64_t t = from; t < to; t++)
       for (int64_t d = 0; d < n.D; d += LANES<S>) {
@@ -64,77 +73,81 @@ void combine(const Sizes& n, const Order& order, const S* slots_SD, T* y) {
 }
 
 /// gate_up_S2I: the projections of every slot, in expert order; out_SD: w · expert(x).
-template <class T, class S>
-void forward_slots(const Sizes& n, const Order& order, const T* x, const S* w, const T* gate_up, const T* down,
-                   S* gate_up_S2I, S* out_SD) {
+template <class T, class W, class S>
+void forward_slots(const Sizes& n, const Order& order, const T* x, const S* w, const W* gate_up, const W* down,
+                   T* gate_up_S2I, T* out_SD) {
+  using P = Panel<T>;
   constexpr int64_t WORTH_A_THREAD = 1 << 17;  // multiply-adds
   const int64_t grain = std::clamp<int64_t>(WORTH_A_THREAD / std::max<int64_t>(1, 3 * n.D * n.I), 1, GRAIN);
   at::parallel_for(0, n.slots(), grain, [&](int64_t begin, int64_t end) {
-    const int64_t up_size = packed_size<S>(n.D, 2 * n.I), down_size = packed_size<S>(n.I, n.D);
-    static thread_local Scratch<S> scratch;
+    const int64_t up_size = packed_size<P>(n.D, 2 * n.I), down_size = packed_size<P>(n.I, n.D);
+    static thread_local Scratch<P> scratch;
     static thread_local Scratch<T> gathered;
-    S *up_D2I = scratch.get(up_size + down_size + ROWS * n.I), *down_ID = up_D2I + up_size, *h = down_ID + down_size;
+    P *up_D2I = scratch.get(up_size + down_size + ROWS * n.I), *down_ID = up_D2I + up_size, *h = down_ID + down_size;
     T* rows_D = gathered.get(ROWS * n.D);
     order.experts(begin, end, [&](int64_t e, int64_t from, int64_t to) {
-      const Mat<const T> up_e{gate_up + e * 2 * n.I * n.D, 1, n.D}, down_e{down + e * n.D * n.I, 1, n.I};
+      const Mat<const W> up_e{gate_up + e * 2 * n.I * n.D, 1, n.D}, down_e{down + e * n.D * n.I, 1, n.I};
       const bool few = to - from <= FEW;
-      if (!few) pack<S, T>(n.D, 2 * n.I, up_e, up_D2I), pack<S, T>(n.I, n.D, down_e, down_ID);
+      if (!few) pack<P, W>(n.D, 2 * n.I, up_e, up_D2I), pack<P, W>(n.I, n.D, down_e, down_ID);
       for (int64_t s = from; s < to; s += ROWS) {
         const int64_t rows = std::min(ROWS, to - s);
-        S* projected = gate_up_S2I + s * 2 * n.I;
+        T* projected = gate_up_S2I + s * 2 * n.I;
         gather(order, n.D, x, s, s + rows, rows_D);
         if (few)
-          multiply<S, T, T>(rows, 2 * n.I, n.D, {rows_D, n.D}, up_e, projected, 2 * n.I);
+          multiply<P, T, W>(rows, 2 * n.I, n.D, {rows_D, n.D}, up_e, projected, 2 * n.I);
         else
-          multiply_packed<S, T>(rows, 2 * n.I, n.D, {rows_D, n.D}, up_D2I, projected, 2 * n.I);
+          multiply_packed<P, T>(rows, 2 * n.I, n.D, {rows_D, n.D}, up_D2I, projected, 2 * n.I);
         for (int64_t r = 0; r < rows; r++) swiglu_row(n.I, projected + r * 2 * n.I, w[s + r], h + r * n.I);
         if (few)
-          multiply<S, S, T>(rows, n.D, n.I, {h, n.I}, down_e, out_SD + s * n.D, n.D);
+          multiply<P, P, W>(rows, n.D, n.I, {h, n.I}, down_e, out_SD + s * n.D, n.D);
         else
-          multiply_packed<S, S>(rows, n.D, n.I, {h, n.I}, down_ID, out_SD + s * n.D, n.D);
+          multiply_packed<P, P>(rows, n.D, n.I, {h, n.I}, down_ID, out_SD + s * n.D, n.D);
       }
     });
   });
 }
 
 /// h_SI = w·h and d_S2I = d[a, b] of every slot, dw of every slot, dx_SD the slots' shares of dx.
-template <class T, class S>
-void backward_slots(const Sizes& n, const Order& order, const T* g_SD, const S* w, const T* gate_up, const T* down,
-                    const S* gate_up_S2I, S* h_SI, S* d_S2I, S* dw, S* dx_SD) {
+template <class T, class W, class S, class P = Panel<T>>
+void backward_slots(const Sizes& n, const Order& order, const P* g_SD, const S* w, const W* gate_up, const W* down,
+                    const T* gate_up_S2I, P* h_SI, P* d_S2I, S* dw, T* dx_SD) {
   at::parallel_for(0, n.slots(), GRAIN, [&](int64_t begin, int64_t end) {
-    const int64_t up_size = packed_size<S>(2 * n.I, n.D), down_size = packed_size<S>(n.D, n.I);
-    static thread_local Scratch<S> scratch;
-    S *up_2ID = scratch.get(up_size + down_size + ROWS * n.I), *down_DI = up_2ID + up_size, *dh = down_DI + down_size;
+    const int64_t up_size = packed_size<P>(2 * n.I, n.D), down_size = packed_size<P>(n.D, n.I);
+    static thread_local Scratch<P> scratch;
+    static thread_local Scratch<S> sums;
+    P *up_2ID = scratch.get(up_size + down_size), *down_DI = up_2ID + up_size;
+    S* dh = sums.get(ROWS * n.I);
     order.experts(begin, end, [&](int64_t e, int64_t from, int64_t to) {
-      pack<S, T>(2 * n.I, n.D, {gate_up + e * 2 * n.I * n.D, n.D}, up_2ID);
-      pack<S, T>(n.D, n.I, {down + e * n.D * n.I, n.I}, down_DI);
+      pack<P, W>(2 * n.I, n.D, {gate_up + e * 2 * n.I * n.D, n.D}, up_2ID);
+      pack<P, W>(n.D, n.I, {down + e * n.D * n.I, n.I}, down_DI);
       for (int64_t s = from; s < to; s += ROWS) {
         const int64_t rows = std::min(ROWS, to - s);
-        multiply_packed<S, T>(rows, n.I, n.D, {g_SD + s * n.D, n.D}, down_DI, dh, n.I);
+        multiply_packed<P, P>(rows, n.I, n.D, {g_SD + s * n.D, n.D}, down_DI, dh, n.I);
         for (int64_t r = s; r < s + rows; r++) {
-          const S* projected = gate_up_S2I + r * 2 * n.I;
+          const T* projected = gate_up_S2I + r * 2 * n.I;
           swiglu_row(n.I, projected, w[r], h_SI + r * n.I);
           dw[r] = swiglu_row_backward(n.I, projected, w[r], dh + (r - s) * n.I, d_S2I + r * 2 * n.I);
         }
-        multiply_packed<S, S>(rows, n.D, 2 * n.I, {d_S2I + s * 2 * n.I, 2 * n.I}, up_2ID, dx_SD + s * n.D, n.D);
+        multiply_packed<P, P>(rows, n.D, 2 * n.I, {d_S2I + s * 2 * n.I, 2 * n.I}, up_2ID, dx_SD + s * n.D, n.D);
       }
     });
   });
 }
 
 /// dW_EAB = Σ over an expert's slots of a_sᵀ b_s: [A, B] each. A thread owns some of the A rows of every expert.
-template <class S, class InA, class InB>
-void weight_gradients(const Sizes& n, const Order& order, int64_t A, int64_t B, const InA* a_SA, const InB* b_SB, S* dW) {
-  at::parallel_for(0, A, Tile<S>::ROWS, [&](int64_t from, int64_t to) {
+template <class P, class W>
+void weight_gradients(const Sizes& n, const Order& order, int64_t A, int64_t B, const P* a_SA, const P* b_SB, W* dW) {
+  at::parallel_for(0, A, Tile<P>::ROWS, [&](int64_t from, int64_t to) {
     for (int64_t e = 0; e < n.E; e++) {
       const int64_t s = order.first[e], count = order.first[e + 1] - s;
-      multiply<S, InA, InB>(to - from, B, count, {a_SA + s * A + from, 1, A}, {b_SB + s * B, B},
-                            dW + (e * A + from) * B, B);  // zeros where no token came
+      multiply<P, P, P>(to - from, B, count, {a_SA + s * A + from, 1, A}, {b_SB + s * B, B},
+                        dW + (e * A + from) * B, B);  // zeros where no token came
     }
   });
 }
 
-Sizes check(const Tensor& x, const Tensor& idx, const Tensor& w, const Tensor& gate_up, const Tensor& down) {
+Sizes check(const Tensor& x, const Tensor& idx, const Tensor& w, const Tensor& gate_up, const Tensor& down,
+            at::ScalarType out) {
   constexpr auto op = "massif::moe_experts";
   TORCH_CHECK(x.dim() == 2 && idx.dim() == 2 && gate_up.dim() == 3 && down.dim() == 3, op, ": x, idx, gate_up, down are ",
               x.sizes(), ", ", idx.sizes(), ", ", gate_up.sizes(), ", ", down.sizes(),
@@ -144,8 +157,9 @@ Sizes check(const Tensor& x, const Tensor& idx, const Tensor& w, const Tensor& g
   check_shape(op, "w", w, {n.N, n.K});
   check_shape(op, "gate_up", gate_up, {n.E, 2 * n.I, n.D});
   check_shape(op, "down", down, {n.E, n.D, n.I});
-  check_same_type(op, "gate_up", gate_up, x);
-  check_same_type(op, "down", down, x);
+  check_same_or_wide(op, "gate_up", gate_up.scalar_type(), x);
+  check_same_type(op, "down", down, gate_up);
+  check_same_or_wide(op, "the result", out, x);
   TORCH_CHECK(idx.scalar_type() == at::kLong, op, ": idx is ", idx.scalar_type(), ", expected int64");
   TORCH_CHECK(idx.is_contiguous(), op, ": idx must have been made contiguous");
   const int64_t* e = idx.const_data_ptr<int64_t>();
@@ -165,84 +179,101 @@ Tensor sorted_weights(const Sizes& n, const Order& order, const Tensor& w, const
   return sorted;
 }
 
-/// y [N, D] and the projections [S, 2I] in the type of sums.
+/// y [N, D] and the projections [S, 2I] in x's type.
 std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& idx, const Tensor& w, const Tensor& gate_up,
-                                  const Tensor& down) {
-  const Sizes n = check(x, idx, w, gate_up, down);
+                                  const Tensor& down, at::ScalarType out) {
+  const Sizes n = check(x, idx, w, gate_up, down, out);
   const Order order(n, idx.const_data_ptr<int64_t>());
   const Tensor weights = sorted_weights(n, order, w, x);
-  Tensor y = at::empty_like(x), projected = at::empty({n.slots(), 2 * n.I}, weights.options());
-  Tensor out = at::empty({n.slots(), n.D}, weights.options());
+  Tensor y = at::empty({n.N, n.D}, x.options().dtype(out)), projected = at::empty({n.slots(), 2 * n.I}, x.options());
+  Tensor slots = at::empty({n.slots(), n.D}, x.options());
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "massif::moe_experts", [&] {
-    using S = Sum<scalar_t>;
-    forward_slots(n, order, x.const_data_ptr<scalar_t>(), weights.const_data_ptr<S>(),
-                  gate_up.const_data_ptr<scalar_t>(), down.const_data_ptr<scalar_t>(), projected.mutable_data_ptr<S>(),
-                  out.mutable_data_ptr<S>());
-    combine(n, order, out.const_data_ptr<S>(), y.mutable_data_ptr<scalar_t>());
+    using T = scalar_t;
+    with_data<T>(gate_up, [&]<class W>(const W* up) {
+      forward_slots(n, order, x.const_data_ptr<T>(), weights.const_data_ptr<Sum<T>>(), up, down.const_data_ptr<W>(),
+                    projected.mutable_data_ptr<T>(), slots.mutable_data_ptr<T>());
+    });
+    with_mutable_data<T>(y, [&](auto* y_ND) { combine(n, order, slots.const_data_ptr<T>(), y_ND); });
   });
   return {y, projected};
 }
 
+struct Gradients {
+  Tensor x, w, gate_up, down;
+};
+
+Gradients backward(const Tensor& x, const Tensor& idx, const Tensor& w, const Tensor& gate_up, const Tensor& down,
+                   const Tensor& projected, const Tensor& g) {
+  const Sizes n{x.size(0), idx.size(1), gate_up.size(0), x.size(1), down.size(2)};
+  const Order order(n, idx.const_data_ptr<int64_t>());
+  const Tensor weights = sorted_weights(n, order, w, x);
+  Gradients d{at::empty_like(x), at::empty({n.N, n.K}, weights.options()), at::empty_like(gate_up), at::empty_like(down)};
+  Tensor dx_slots = at::empty({n.slots(), n.D}, x.options()), dw_slots = at::empty({n.slots()}, weights.options());
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "massif::moe_experts", [&] {
+    using T = scalar_t;
+    using S = Sum<T>;
+    using P = Panel<T>;
+    const auto operands = x.options().dtype(c10::CppTypeToScalarType<P>::value);
+    Tensor rows = at::empty({n.slots(), n.D}, operands), h = at::empty({n.slots(), n.I}, operands);
+    Tensor projected_grad = at::empty({n.slots(), 2 * n.I}, operands);
+    P *rows_SD = rows.mutable_data_ptr<P>(), *h_SI = h.mutable_data_ptr<P>(), *d_S2I = projected_grad.mutable_data_ptr<P>();
+    const auto read = [&](const auto* source_ND) {
+      at::parallel_for(0, n.slots(), GRAIN, [&](int64_t from, int64_t to) {
+        gather(order, n.D, source_ND, from, to, rows_SD + from * n.D);
+      });
+    };
+    with_data<T>(g, read);
+    with_data<T>(gate_up, [&]<class W>(const W* up) {
+      backward_slots(n, order, rows_SD, weights.const_data_ptr<S>(), up, down.const_data_ptr<W>(),
+                     projected.const_data_ptr<T>(), h_SI, d_S2I, dw_slots.mutable_data_ptr<S>(),
+                     dx_slots.mutable_data_ptr<T>());
+      weight_gradients(n, order, n.D, n.I, rows_SD, h_SI, d.down.mutable_data_ptr<W>());
+      read(x.const_data_ptr<T>());
+      weight_gradients(n, order, 2 * n.I, n.D, d_S2I, rows_SD, d.gate_up.mutable_data_ptr<W>());
+    });
+    combine(n, order, dx_slots.const_data_ptr<T>(), d.x.mutable_data_ptr<T>());
+    for (int64_t s = 0; s < n.slots(); s++)
+      d.w.mutable_data_ptr<S>()[s] = dw_slots.const_data_ptr<S>()[order.place[s]];
+  });
+  return d;
+}
+
 struct MoeExperts : torch::autograd::Function<MoeExperts> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x_, const Tensor& idx_, const Tensor& w, const Tensor& gate_up_,
-                        const Tensor& down_) {
+                        const Tensor& down_, at::ScalarType out) {
     const Tensor x = x_.contiguous(), idx = idx_.contiguous();
     const Tensor gate_up = gate_up_.contiguous(), down = down_.contiguous();
-    auto [y, projected] = massif::forward(x, idx, w, gate_up, down);
+    auto [y, projected] = massif::forward(x, idx, w, gate_up, down, out);
     ctx->save_for_backward({x, idx, w, gate_up, down, projected});
     return y;
   }
-
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     check_once("massif::moe_experts");
-    const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &idx = saved[1], &w = saved[2], &gate_up = saved[3], &down = saved[4];
-    const Tensor g = grads[0].contiguous(), &projected = saved[5];
-    const Sizes n{x.size(0), idx.size(1), gate_up.size(0), x.size(1), down.size(2)};
-    const Order order(n, idx.const_data_ptr<int64_t>());
-    const Tensor weights = sorted_weights(n, order, w, x);
-    const auto sums = weights.options();
-    Tensor rows = at::empty({n.slots(), n.D}, x.options()), dx_slots = at::empty({n.slots(), n.D}, sums);
-    Tensor h = at::empty({n.slots(), n.I}, sums), d = at::empty({n.slots(), 2 * n.I}, sums);
-    Tensor dw_slots = at::empty({n.slots()}, sums), dw = at::empty({n.N, n.K}, sums), dx = at::empty_like(x);
-    Tensor d_gate_up = at::empty(gate_up.sizes(), sums), d_down = at::empty(down.sizes(), sums);
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "massif::moe_experts", [&] {
-      using T = scalar_t;
-      using S = Sum<T>;
-      T* rows_SD = rows.mutable_data_ptr<T>();
-      const auto read = [&](const Tensor& source) {
-        at::parallel_for(0, n.slots(), GRAIN, [&](int64_t from, int64_t to) {
-          gather(order, n.D, source.const_data_ptr<T>(), from, to, rows_SD + from * n.D);
-        });
-      };
-      read(g);
-      backward_slots(n, order, rows_SD, weights.const_data_ptr<S>(), gate_up.const_data_ptr<T>(),
-                     down.const_data_ptr<T>(), projected.const_data_ptr<S>(), h.mutable_data_ptr<S>(),
-                     d.mutable_data_ptr<S>(), dw_slots.mutable_data_ptr<S>(), dx_slots.mutable_data_ptr<S>());
-      weight_gradients<S, T, S>(n, order, n.D, n.I, rows_SD, h.const_data_ptr<S>(), d_down.mutable_data_ptr<S>());
-      read(x);
-      weight_gradients<S, S, T>(n, order, 2 * n.I, n.D, d.const_data_ptr<S>(), rows_SD, d_gate_up.mutable_data_ptr<S>());
-      combine(n, order, dx_slots.const_data_ptr<S>(), dx.mutable_data_ptr<T>());
-      for (int64_t s = 0; s < n.slots(); s++)
-        dw.mutable_data_ptr<S>()[s] = dw_slots.const_data_ptr<S>()[order.place[s]];
-    });
-    return {dx, Tensor(), dw.to(w.scalar_type()), d_gate_up.to(x.scalar_type()), d_down.to(x.scalar_type())};
+    const auto s = ctx->get_saved_variables();
+    const Gradients d = massif::backward(s[0], s[1], s[2], s[3], s[4], s[5], grads[0].contiguous());
+    return {d.x, Tensor(), d.w.to(s[2].scalar_type()), d.gate_up, d.down, Tensor()};
   }
 };
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(massif, m) {
-  m.def("moe_experts(Tensor x_ND, Tensor idx_NK, Tensor w_NK, Tensor gate_up_E2ID, Tensor down_EDI) -> Tensor y_ND");
+  m.def(
+      "moe_experts(Tensor x_ND, Tensor idx_NK, Tensor w_NK, Tensor gate_up_E2ID, Tensor down_EDI, "
+      "ScalarType? dtype=None) -> Tensor y_ND");
 }
 TORCH_LIBRARY_IMPL(massif, CPU, m) {
-  m.impl("moe_experts", [](const Tensor& x, const Tensor& idx, const Tensor& w, const Tensor& gate_up, const Tensor& down) {
-    return forward(x.contiguous(), idx.contiguous(), w, gate_up.contiguous(), down.contiguous()).first;
+  m.impl("moe_experts", [](const Tensor& x, const Tensor& idx, const Tensor& w, const Tensor& gate_up, const Tensor& down,
+                           std::optional<at::ScalarType> dtype) {
+    return forward(x.contiguous(), idx.contiguous(), w, gate_up.contiguous(), down.contiguous(),
+                   dtype.value_or(x.scalar_type()))
+        .first;
   });
 }
 TORCH_LIBRARY_IMPL(massif, AutogradCPU, m) {
-  m.impl("moe_experts", [](const Tensor& x, const Tensor& idx, const Tensor& w, const Tensor& gate_up, const Tensor& down) {
-    return MoeExperts::apply(x, idx, w, gate_up, down);
+  m.impl("moe_experts", [](const Tensor& x, const Tensor& idx, const Tensor& w, const Tensor& gate_up, const Tensor& down,
+                           std::optional<at::ScalarType> dtype) {
+    return MoeExperts::apply(x, idx, w, gate_up, down, dtype.value_or(x.scalar_type()));
   });
 }
 

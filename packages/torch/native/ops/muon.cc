@@ -8,12 +8,10 @@
 //
 // XXᵀ and its square are symmetric: only the blocks on and above the diagonal are computed. Matrices that are large
 // against the whole use all threads one after another; the others are dealt out, the costliest first to the least
-// busy thread. The result does not depend on the number of threads. m ≤ k are X's sides, N matrices.
+// busy thread. The result does not depend on the number of threads. In bfloat16 only what the products read is rounded:
+// X, XXᵀ and P are sums. m ≤ k are X's sides, N matrices.
 #include "op.h"
 #include "parallel_gemm.h"
-
-#include <ATen/ops/baddbmm.h>
-#include <ATen/ops/bmm.h>
 
 #include <numeric>
 
@@ -26,7 +24,6 @@ struct Rule {
   double lr, mu, weight_decay;
   bool nesterov;
   int64_t steps;
-  bool bf16;
 };
 
 /// One matrix of a stack.
@@ -42,16 +39,16 @@ struct Matrix {
 };
 
 /// C[m,m] = A·B where the product is symmetric: blocks above the diagonal by product, those below by reflection.
-template <class T>
+template <class Operand, class T>
 void multiply_symmetric(int64_t m, int64_t K, Mat<const T> A, Mat<const T> B, T* C) {
-  static thread_local Scratch<T> scratch;
-  constexpr int64_t COLS = Tile<T>::COLS, ROWS = 48;
-  T* panels = scratch.get(packed_size<T>(K, m));
-  pack<T, T>(K, m, B, panels);
+  static thread_local Scratch<Operand> scratch;
+  constexpr int64_t COLS = Tile<Operand>::COLS, ROWS = 48;
+  Operand* panels = scratch.get(packed_size<Operand>(K, m));
+  pack<Operand, T>(K, m, B, panels);
   at::parallel_for(0, blocks_of(m, ROWS), 4, [&](int64_t first, int64_t last) {
     for (int64_t i = first * ROWS; i < std::min(m, last * ROWS); i += ROWS) {
       const int64_t j = i / COLS * COLS;
-      multiply_packed<T, T>(std::min(ROWS, m - i), m - j, K, A.from(i, 0), panels + j * K, C + i * m + j, m);
+      multiply_packed<Operand, T>(std::min(ROWS, m - i), m - j, K, A.from(i, 0), panels + packed_size<Operand>(K, j), C + i * m + j, m);
     }
   });
   for (int64_t i = 0; i < m; i++)
@@ -59,32 +56,20 @@ void multiply_symmetric(int64_t m, int64_t K, Mat<const T> A, Mat<const T> B, T*
 }
 
 /// X [A, B] → its polar factor, nearly; `next` [A, B], gram and poly [m, m] are scratch. Returns where X is now.
-template <class T>
+template <class Operand, class T>
 T* newton_schulz(int64_t A, int64_t B, int64_t steps, T* x, T* next, T* gram, T* poly) {
   const bool tall = A > B;
   const int64_t m = std::min(A, B), k = std::max(A, B);
   for (int64_t step = 0; step < steps; step++) {
     const Mat<const T> X{x, B}, wide = tall ? X.t() : X, G{gram, m}, P{poly, m};
-    multiply_symmetric<T>(m, k, wide, wide.t(), gram);
-    multiply_symmetric<T>(m, m, G, G, poly);
+    multiply_symmetric<Operand, T>(m, k, wide, wide.t(), gram);
+    multiply_symmetric<Operand, T>(m, m, G, G, poly);
     for (int64_t i = 0; i < m * m; i++) poly[i] = T(B0) * gram[i] + T(C0) * poly[i];
     for (int64_t i = 0; i < m; i++) poly[i * m + i] += T(A0);
-    parallel_multiply<T, T, T>(A, B, m, tall ? X : P, tall ? P : X, next, B);
+    parallel_multiply<Operand, T, T>(A, B, m, tall ? X : P, tall ? P : X, next, B);
     std::swap(x, next);
   }
   return x;
-}
-
-/// The same by ATen in bfloat16 on a stack [N, A, B]: oneDNN has the CPU's bfloat16 units.
-Tensor newton_schulz_bf16(const Tensor& stack, int64_t steps) {
-  const bool tall = stack.size(1) > stack.size(2);
-  Tensor X = stack.to(at::kBFloat16);
-  for (int64_t step = 0; step < steps; step++) {
-    const Tensor gram = tall ? at::bmm(X.mT(), X) : at::bmm(X, X.mT());
-    const Tensor poly = at::baddbmm(gram, gram, gram, B0, C0);
-    X = at::baddbmm(X, tall ? X : poly, tall ? poly : X, A0, 1);
-  }
-  return X.to(stack.scalar_type());
 }
 
 /// Momentum in place; its direction, divided by its norm, into x [A, B].
@@ -110,31 +95,17 @@ void apply(const Matrix<T>& p, const Rule& rule, const T* x) {
   for (int64_t i = 0; i < p.A * p.B; i++) p.w[i] = p.w[i] * keep - scale * x[i];
 }
 
-template <class T>
+/// One matrix; its products read operands as Operand (bfloat16: rounded while they are packed).
+template <class Operand, class T>
 void update(const Matrix<T>& p, const Rule& rule) {
   static thread_local Scratch<T> scratch;
   const int64_t m = std::min(p.A, p.B), size = p.A * p.B;
   T* x = scratch.get(2 * size + 2 * m * m);
   read_direction(p, rule, x);
-  apply(p, rule, newton_schulz(p.A, p.B, rule.steps, x, x + size, x + 2 * size, x + 2 * size + m * m));
+  apply(p, rule, newton_schulz<Operand>(p.A, p.B, rule.steps, x, x + size, x + 2 * size, x + 2 * size + m * m));
 }
 
-/// Matrices of one shape, as one stack.
-template <class T>
-void update_bf16(const std::vector<Matrix<T>>& matrices, const Rule& rule) {
-  if (matrices.empty()) return;
-  const int64_t N = matrices.size(), A = matrices[0].A, B = matrices[0].B;
-  Tensor stack = at::empty({N, A, B}, c10::CppTypeToScalarType<T>::value);
-  parallel_blocks(N, 1, [&](int64_t i, int64_t, int64_t) {
-    read_direction(matrices[i], rule, stack.mutable_data_ptr<T>() + i * A * B);
-  });
-  stack = newton_schulz_bf16(stack, rule.steps);
-  parallel_blocks(N, 1, [&](int64_t i, int64_t, int64_t) {
-    apply(matrices[i], rule, stack.const_data_ptr<T>() + i * A * B);
-  });
-}
-
-template <class T>
+template <class Operand, class T>
 void update_all(std::vector<Matrix<T>> matrices, const Rule& rule) {
   const auto total = [](double sum, const Matrix<T>& p) { return sum + p.cost(); };
   const int64_t threads = at::get_num_threads();
@@ -145,7 +116,7 @@ void update_all(std::vector<Matrix<T>> matrices, const Rule& rule) {
   std::vector<double> busy(threads);
   for (const Matrix<T>& p : matrices) {
     if (threads > 1 && p.cost() > share / 2) {
-      update(p, rule);
+      update<Operand>(p, rule);
       continue;
     }
     const auto least = std::min_element(busy.begin(), busy.end()) - busy.begin();
@@ -154,7 +125,7 @@ void update_all(std::vector<Matrix<T>> matrices, const Rule& rule) {
   }
   at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i++)
-      for (const Matrix<T>& p : dealt[i]) update(p, rule);
+      for (const Matrix<T>& p : dealt[i]) update<Operand>(p, rule);
   });
 }
 
@@ -175,7 +146,7 @@ void muon_update_list(at::TensorList params, at::TensorList grads, at::TensorLis
               " params, ", grads.size(), " grads, ", momenta.size(), " momenta, expected as many of each");
   if (params.empty()) return;
   at::NoGradGuard no_grad;
-  const Rule rule{lr, mu, weight_decay, nesterov, steps, bf16};
+  const Rule rule{lr, mu, weight_decay, nesterov, steps};
   std::vector<Tensor> w, g, v;
   for (size_t i = 0; i < params.size(); i++) {
     check(params[i], grads[i], momenta[i]);
@@ -187,14 +158,15 @@ void muon_update_list(at::TensorList params, at::TensorList grads, at::TensorLis
   AT_DISPATCH_FLOATING_TYPES(params[0].scalar_type(), "massif::muon_update_", [&] {
     std::vector<Matrix<scalar_t>> matrices;
     for (size_t i = 0; i < w.size(); i++) {
-      if (bf16) matrices.clear();
       const int64_t A = w[i].size(-2), B = w[i].size(-1);
       for (int64_t at = 0; at < w[i].numel(); at += A * B)
         matrices.push_back({w[i].mutable_data_ptr<scalar_t>() + at, v[i].mutable_data_ptr<scalar_t>() + at,
                             g[i].const_data_ptr<scalar_t>() + at, A, B});
-      if (bf16) update_bf16(matrices, rule);
     }
-    if (!bf16) update_all(std::move(matrices), rule);
+    if (bf16)
+      update_all<Panel<c10::BFloat16>>(std::move(matrices), rule);
+    else
+      update_all<scalar_t>(std::move(matrices), rule);
   });
   for (size_t i = 0; i < w.size(); i++) {
     if (!w[i].is_same(params[i])) params[i].copy_(w[i]);

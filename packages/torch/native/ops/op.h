@@ -18,7 +18,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "gemm.h"
+#include "gemm_bf16.h"
 #include "vec.h"
 
 namespace massif {
@@ -26,10 +26,6 @@ namespace massif {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-/// The type sums are kept in: float for float, bfloat16 and Half; double for double.
-template <class T>
-using Sum = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 inline at::ScalarType sum_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
@@ -42,13 +38,32 @@ inline void check_shape(const char* op, const char* name, const Tensor& found, a
   TORCH_CHECK(found.sizes() == expected, op, ": ", name, " is ", found.sizes(), ", expected ", expected);
 }
 
+/// Beside activations in bfloat16, parameters and results may stay in float.
+inline void check_same_or_wide(const char* op, const char* name, at::ScalarType found, const Tensor& expected) {
+  const bool wide = expected.scalar_type() == at::kBFloat16 && found == at::kFloat;
+  TORCH_CHECK(wide || found == expected.scalar_type(), op, ": ", name, " is ", found, ", expected ", expected.scalar_type(),
+              " like the first argument", expected.scalar_type() == at::kBFloat16 ? ", or float32" : "");
+}
+
+/// f(data) of such a tensor beside activations of type T.
+template <class T, class F>
+void with_data(const Tensor& t, const F& f) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>)
+    if (t.scalar_type() == at::kFloat) return f(t.const_data_ptr<float>());
+  f(t.const_data_ptr<T>());
+}
+template <class T, class F>
+void with_mutable_data(const Tensor& t, const F& f) {
+  if constexpr (std::is_same_v<T, c10::BFloat16>)
+    if (t.scalar_type() == at::kFloat) return f(t.mutable_data_ptr<float>());
+  f(t.mutable_data_ptr<T>());
+}
+
 /// The backwards here are written by hand and have no graph of their own.
 inline void check_once(const char* op) {
   TORCH_CHECK(!at::GradMode::is_enabled(), op, ": found a second derivative asked for (create_graph), expected only a ",
               "first; use the operator's plain twin");
 }
-
-inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
 
 /// f(block, begin, end) for [0, n) in blocks of a fixed size, on all threads. What is summed per block does not
 /// depend on the number of threads.

@@ -4,13 +4,14 @@
 
 #include <ATen/Parallel.h>
 
-#include "gemm.h"
+#include "gemm_bf16.h"
 
 namespace massif {
 
-template <class T, class InA, class InB>
-void parallel_multiply(int64_t M, int64_t N, int64_t K, Mat<const InA> A, Mat<const InB> B, T* C, int64_t ldc,
-                       bool add = false, T alpha = 1) {
+/// T is what the panels are made of, `Panel` of op.h.
+template <class T, class InA, class InB, class Out>
+void parallel_multiply(int64_t M, int64_t N, int64_t K, Mat<const InA> A, Mat<const InB> B, Out* C, int64_t ldc,
+                       bool add = false, Sum<T> alpha = 1) {
   constexpr double WORTH_A_THREAD = 1 << 17;  // multiply-adds
   const bool by_rows = M >= N;
   const int64_t unit = by_rows ? Tile<T>::ROWS : Tile<T>::COLS, length = by_rows ? M : N, units = (length + unit - 1) / unit;

@@ -7,8 +7,8 @@
 
 namespace massif {
 
-template <class T, class S>
-void swiglu_row(int64_t I, const T* gate_up, S scale, T* h) {
+template <class T, class S, class H>
+void swiglu_row(int64_t I, const T* gate_up, S scale, H* h) {
   for (int64_t i = 0; i < I; i += LANES<S>) {
     const Vec<S> a = load<S>(gate_up + i, I - i), b = load<S>(gate_up + I + i, I - i);
     store<S>(h + i, a * sigmoid<S>(a) * b * scale, I - i);
@@ -16,8 +16,8 @@ void swiglu_row(int64_t I, const T* gate_up, S scale, T* h) {
 }
 
 /// d gate_up from g = dh; returns dscale = Σ g · silu(a) · b. `d` may be `gate_up` itself.
-template <class T, class S>
-S swiglu_row_backward(int64_t I, const T* gate_up, S scale, const T* g, T* d) {
+template <class T, class S, class G, class D>
+S swiglu_row_backward(int64_t I, const T* gate_up, S scale, const G* g, D* d) {
   Vec<S> dscale = {};
   for (int64_t i = 0; i < I; i += LANES<S>) {
     const Vec<S> a = load<S>(gate_up + i, I - i), b = load<S>(gate_up + I + i, I - i), dh = load<S>(g + i, I - i);

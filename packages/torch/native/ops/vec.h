@@ -14,6 +14,9 @@
 #include <new>
 #include <type_traits>
 #include <utility>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace massif {
 
@@ -46,10 +49,14 @@ inline Vec<float> widen(HalfWords half) {
   return v;
 }
 inline HalfWords narrow(Vec<float> v) {
+#if defined(__AVX512BF16__)
+  return (HalfWords)_mm512_cvtneps_pbh(v);  // the same, but that numbers below 2⁻¹²⁶ become zero
+#else
   Words bits;
   std::memcpy(&bits, &v, sizeof bits);
   const Words rounded = bits + 0x7fff + ((bits >> 16) & 1);
   return __builtin_convertvector((v == v ? rounded : bits | 0x400000) >> 16, HalfWords);
+#endif
 }
 
 /// n ≤ LANES<T> consecutive elements, widened to T; lanes past n are zero.
