@@ -148,7 +148,7 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
     const strokes = shown.map(({ x, y, colour, dash }): Stroke => {
       const raw = decimate(x.values, y, window);
       // A mean of few points says less than they do.
-      const soft = smoothing > 0 && raw.points > 20 ? smooth(x.values, y, window, smoothing) : undefined;
+      const soft = raw.points * smoothing >= 3 ? smooth(x.values, y, window, smoothing) : undefined;
       return { raw, ...(soft && { smooth: soft }), colour: inkOf(`--run-${colour}`), dash };
     });
     const places = (run: RunData, steps: readonly number[]) => steps.map((step) => run.xOf(axis, step));

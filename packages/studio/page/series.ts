@@ -122,26 +122,35 @@ export function decimate(x: Float64Array, y: Column, { from, to, width }: Window
   return out;
 }
 
-/** A centred running mean over a share of the window, a value for each column of pixels that has one. */
+/** A centred running mean over a share of the window: at each column of pixels, or at each point where there are fewer. */
 export function smooth(x: Float64Array, y: Column, { from, to, width }: Window, share: number): Pixels {
   const out: Pixels = { at: [], parts: [], min: Infinity, max: -Infinity, points: 0 };
   const half = ((to - from) * share) / 2;
   const [least, most] = [x[0] ?? 0, x[y.length - 1] ?? 0];
-  for (let at = 0; at <= width; at++) {
-    const centre = from + (at * (to - from)) / (width || 1);
-    if (centre < least || centre > most) continue;
+  const scale = width / (to - from || 1);
+  const put = (centre: number) => {
     // Near an end both sides shrink alike: the mean stays in the middle of what it is the mean of.
     const reach = Math.min(half, centre - least, most - centre);
     const a = lowerBound(x, y.length, centre - reach);
     const b = lowerBound(x, y.length, centre + reach);
     const value = y.mean(a, Math.max(b + 1, a + 1));
-    if (Number.isNaN(value)) continue;
-    out.at.push(at);
+    if (Number.isNaN(value)) return;
+    out.at.push((centre - from) * scale);
     out.parts.push(value, value, value, value);
     out.points++;
     if (value < out.min) out.min = value;
     if (value > out.max) out.max = value;
-  }
+  };
+  const begin = lowerBound(x, y.length, from);
+  const end = lowerBound(x, y.length, to);
+  if (end - begin < width) {
+    const values = y.values;
+    for (let i = begin; i <= Math.min(end, y.length - 1); i++) if (!Number.isNaN(values[i]!)) put(x[i]!);
+  } else
+    for (let at = 0; at <= width; at++) {
+      const centre = from + at / scale;
+      if (centre >= least && centre <= most) put(centre);
+    }
   return out;
 }
 

@@ -39,6 +39,10 @@ test("smoothing is a centred mean: straight lines stay straight, to their ends",
   const { at, parts } = smooth(x, column(Array.from(x, (v) => 2 * v)), { from: 0, to: 100, width: 100 }, 0.2);
   expect(at.length).toBe(101);
   for (const [i, pixel] of at.entries()) expect(parts[4 * i]).toBeCloseTo(2 * pixel, 9);
+  // Fewer points than pixels: a value at each point, none between.
+  const few = smooth(x, column(Array.from(x, (v) => v % 2)), { from: 0, to: 100, width: 1000 }, 0.1);
+  expect(few.at).toEqual(Array.from(x, (v) => 10 * v));
+  expect(few.parts[4 * 50]).toBeCloseTo(6 / 11, 9);
 });
 
 test("a column knows which rows lack it, and forgets what is cut", () => {
