@@ -1,7 +1,6 @@
 import OpenAI from "openai";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Engine, openEngine } from "../engine/index.ts";
-import { byteTokenizer, tinyModel } from "../engine/testing.ts";
 import type { Model } from "../model/index.ts";
 import { engineBackend } from "./engine.ts";
 import { openGateway } from "./gateway.ts";
@@ -9,6 +8,7 @@ import { Keys } from "./keys.ts";
 import { type Listening, listen } from "./listen.ts";
 import { Service } from "./service.ts";
 import { scripted } from "./testing.ts";
+import { byteTokenizer, tinyModel } from "./testing-model.ts";
 
 let engine: Engine;
 let model: Model;

@@ -2,13 +2,13 @@ import { createServer, type Server } from "node:http";
 import OpenAI from "openai";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Engine, openEngine } from "../engine/index.ts";
-import { byteTokenizer, tinyModel } from "../engine/testing.ts";
 import type { Model } from "../model/index.ts";
 import { engineBackend } from "./engine.ts";
 import { Keys } from "./keys.ts";
 import { type Listening, listen } from "./listen.ts";
 import { Service } from "./service.ts";
 import { post, type Scripted, scripted, until } from "./testing.ts";
+import { byteTokenizer, tinyModel } from "./testing-model.ts";
 import { searchEndpoint } from "./web-search.ts";
 
 let engine: Engine;

@@ -4,13 +4,13 @@ import { join } from "node:path";
 import OpenAI from "openai";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { type Engine, openEngine } from "../engine/index.ts";
-import { byteTokenizer, tinyModel } from "../engine/testing.ts";
 import { type Model, saveModel } from "../model/index.ts";
 import { engineBackend } from "./engine.ts";
 import { Keys } from "./keys.ts";
 import { type Listening, listen } from "./listen.ts";
 import { Service } from "./service.ts";
 import { post, until } from "./testing.ts";
+import { byteTokenizer, tinyModel } from "./testing-model.ts";
 
 interface Served extends AsyncDisposable {
   model: Model;
