@@ -12,6 +12,7 @@ export const rl: Command = {
 
 RECIPE is a file, a folder with recipe.json, or a name in recipes/ (rl-ledger).
   --model DIR   the checkpoint to begin with, or a run folder (its last checkpoint)
+  --rollouts URL  play on an engine outside, which takes the weights after every step: massif serve --weights-root DIR
   --set a.b=c   change a key of the recipe; may be given several times
   --run DIR     the run folder (default runs/NAME)
   --resume      go on from the last checkpoint in it
@@ -25,12 +26,18 @@ Keys of a recipe:
 ${describeConfig(RlRecipe)}`;
   },
   async run(args) {
-    const { values, positionals } = parse(args, { ...runOptions, model: { type: "string" } });
+    const { values, positionals } = parse(args, {
+      ...runOptions,
+      model: { type: "string" },
+      rollouts: { type: "string" },
+    });
     const name = oneRecipe(positionals, "massif rl rl-ledger");
     const file = findRecipe(name);
     const base = dirname(file);
     const model = values.model === undefined ? [] : [`model=${JSON.stringify(resolve(values.model))}`];
-    const loaded = loadConfig(RlRecipe, file, [...model, ...values.set]);
+    const url = values.rollouts;
+    const rollouts = url === undefined ? [] : [`rollouts=${JSON.stringify({ url })}`];
+    const loaded = loadConfig(RlRecipe, file, [...model, ...rollouts, ...values.set]);
     const folder = (path: string) => resolve(modelFolder(resolve(base, path)));
     const baselines = Object.entries(loaded.evaluation.baselines).map(([name, path]) => [name, folder(path)]);
     const recipe: RlRecipe = {

@@ -96,6 +96,7 @@ export class K2CompletionsModel implements LanguageModel, Disposable {
       think: thinks(template),
       tools: names,
       callCount: callCount(request.messages),
+      weights: answer.weights,
     });
     yield* readMessage(this.#http, readAnswer(this.#http, answer, CompletionChunk), reader);
   }
@@ -136,6 +137,7 @@ interface K2ReaderOptions {
   think: boolean;
   tools: readonly string[];
   callCount: number;
+  weights: string | undefined;
 }
 
 /** Pieces of a raw completion to events, by chat's one parser. */
@@ -157,11 +159,15 @@ class K2Reader implements ChunkReader<CompletionChunk> {
     const choice = chunk.choices?.find(({ index }) => !index);
     this.#usage = readUsage(chunk.usage) ?? readUsage(choice?.usage) ?? this.#usage;
     if (!choice) return;
-    if (!this.#started) yield startOf(chunk, choice.prompt_token_ids);
+    if (!this.#started)
+      yield startOf(
+        { ...chunk, weight_version: chunk.weight_version ?? this.#options.weights },
+        choice.prompt_token_ids,
+      );
     this.#started = true;
     const tokens = readTokens(choice.logprobs, choice.token_ids);
     if (tokens.length) yield { type: "tokens", tokens };
-    const { tokenizer, model: _, ...options } = this.#options;
+    const { tokenizer, model: _, weights: __, ...options } = this.#options;
     const ids = tokenizer && choice.token_ids?.length ? choice.token_ids : undefined;
     if (ids || choice.text) {
       // The first piece decides: an upstream that tells ids tells all of them. Its last chunk may have neither.

@@ -45,6 +45,8 @@ export interface HttpOptions {
 export interface HttpAnswer {
   contentType: string;
   requestId?: string;
+  /** The version of the weights that answer, where the upstream says it. */
+  weights?: string;
   /** Pieces of the body; leaving the loop closes the connection. `next(ms)` waits no longer than that for this one. */
   body: HttpBody;
 }
@@ -132,7 +134,8 @@ export class Http {
       const first = await pieces.next();
       watch.disarm();
       const contentType = header(incoming, "content-type") ?? "";
-      return { contentType, requestId, body: this.#body(first, pieces, watch, idle) };
+      const weights = header(incoming, "x-weight-version");
+      return { contentType, requestId, weights, body: this.#body(first, pieces, watch, idle) };
     } catch (cause) {
       watch.end();
       // A kept connection that the upstream had closed (llama.cpp does so without saying): another one, at once.

@@ -16,14 +16,13 @@ const KEPT = 12;
 
 /** Metrics for the row of the step. Prints a line for each world; transcripts go to the run folder `dir`. */
 export async function evaluate(
-  { engine, player }: Policy,
+  policy: Policy,
   recipe: RlRecipe,
   options: { step: number; episodes: number; dir: string; tokenizer: Tokenizer; progress: Progress },
 ): Promise<{ evalSuccess: number; worlds: Score[] }> {
   const { step, episodes, dir, tokenizer, progress } = options;
-  const { scores, trajectories } = await play(player, tokenizer, recipe, episodes);
-  // The next rollouts find no prefix of these: a resumed run has none, and what is cached is summed in another order.
-  await engine.updateWeights();
+  const { scores, trajectories } = await play(policy.player, tokenizer, recipe, episodes);
+  await policy.forget();
   mkdirSync(join(dir, "rollouts"), { recursive: true });
   const kept = trajectories.filter((_, i) => i % episodes < KEPT);
   await writeJsonl(join(dir, `rollouts/step-${step}.jsonl`), kept);

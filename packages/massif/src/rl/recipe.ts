@@ -29,6 +29,18 @@ export const RlRecipe = z.strictObject({
   steps: positive().describe("Iterations: rollouts, then updates"),
   groups: positive().default(32).describe("Tasks of an iteration"),
   groupSize: z.int().min(2).default(8).describe("K: answers to each task"),
+  rollouts: z
+    .strictObject({
+      url: z.string().describe("Of the engine, e.g. http://127.0.0.1:8000"),
+      model: z.string().nullable().default(null).describe("The model's name there; null: the first that it lists"),
+      key: z.string().nullable().default(null).describe("Environment variable that holds an admin's key"),
+      concurrency: positive().default(32).describe("Requests under way at once"),
+    })
+    .nullable()
+    .default(null)
+    .describe(
+      "An engine outside that takes the weights after every iteration and tells token ids; null: the one in this process",
+    ),
   temperature: z
     .strictObject({
       first: z.number().positive().default(1).describe("Of sampling, at the first step"),

@@ -25,7 +25,7 @@ export function sequenceOf(
     version,
     stale = "mask",
     experts: told = [],
-  }: { version?: number; stale?: "mask" | "ratio"; experts?: readonly (number[][] | undefined)[] } = {},
+  }: { version?: number | string; stale?: "mask" | "ratio"; experts?: readonly (number[][] | undefined)[] } = {},
 ): Sequence {
   if (!tokens?.logprobs)
     throw new MassifError("rl.tokens", {
