@@ -252,7 +252,8 @@ export function decodeRepack(packed: Tensor, weights: readonly Tensor[]): void {
 /**
  * One step of a packed model over a paged cache, written in place: native/ops/decode_step.cc. Its plain twin is the model's
  * own path through its blocks. `stretches_BX` (int32): of each sequence where its new rows begin, how many they are, of how
- * many of the last logits are wanted, and its blocks. Logits float32 [wanted, C]; chosen experts int32 [layers, N, k].
+ * many of the last logits are wanted, and its blocks. Logits float32 [wanted, C] (`hidden`: the final norm's rows), and
+ * the chosen experts, int32 [layers, N, k].
  */
 export function decodeStep(
   packed: Tensor,
@@ -263,9 +264,18 @@ export function decodeStep(
   ids_N: Tensor,
   stretches_BX: Tensor,
   block: number,
-): [logits: Tensor, experts_LNk: Tensor] {
-  return massif("decode_step")(packed, embedding_CD, cos_PR, sin_PR, cache_LSW, ids_N, stretches_BX, block) as [
-    Tensor,
-    Tensor,
-  ];
+  hidden = false,
+): [wanted: Tensor, experts_LNk: Tensor] {
+  return massif("decode_step")(
+    ...[packed, embedding_CD, cos_PR, sin_PR, cache_LSW, ids_N, stretches_BX, block, hidden],
+  ) as [Tensor, Tensor];
+}
+
+/**
+ * The next tokens from logits float32 [N, C] on the CPU. `picks` float64 [P, 4]: row, a token that is taken already or −1,
+ * temperature (0: the likeliest), uniform in [0, 1). `never` (int64): tokens that may not be drawn. Returns float64 [P, 3]:
+ * the token (−1: there is none), its log-probability, and the logarithm of the probability with which it was drawn.
+ */
+export function pick(logits_NC: Tensor, picks_P4: Tensor, never?: Tensor): Tensor {
+  return massif("pick")(logits_NC, picks_P4, never ?? null) as Tensor;
 }

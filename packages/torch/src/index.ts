@@ -30,6 +30,7 @@ export {
   mlaAttention,
   mlaDecode,
   moeExperts,
+  pick,
   rmsNorm,
   rotary,
   runsFused,

@@ -46,6 +46,11 @@ export class PagedCache implements Disposable {
     return this.#layers[layer]!;
   }
 
+  /** Those of all layers, [layers, slots, C + R]. */
+  get all(): Tensor {
+    return this.#all;
+  }
+
   /** Copies whole blocks of every layer, one after the other. */
   copy(copies: readonly Copy[]): void {
     const n = this.blockSize;

@@ -78,6 +78,17 @@ export class Choice {
     );
   }
 
+  /** Whether it draws from the whole of a distribution. */
+  get plain(): boolean {
+    const { topK, topP = 1, minP } = this.request;
+    return this.greedy || (topK === undefined && topP >= 1 && !minP);
+  }
+
+  /** Its next random number, in [0, 1). */
+  uniform(): number {
+    return this.#random.float();
+  }
+
   get #holdsStops(): boolean {
     return this.count < (this.request.minTokens ?? 0);
   }

@@ -1,11 +1,13 @@
 /** A text as one vector: the mean over its tokens of what the final norm gives, at unit length. */
 import { torch } from "@massif/torch";
 import type { Runtime } from "./engine.ts";
+import { packedHidden } from "./packed-step.ts";
 
 /** float32 [D] of ids [T], on a path of its own beside the cache. */
-export function embed({ model, blocks }: Runtime, ids: readonly number[]): Float32Array {
+export function embed({ model, blocks, packed }: Runtime, ids: readonly number[]): Float32Array {
   using _ = torch.scope();
   using __ = torch.noGrad();
+  if (packed) return unit(packedHidden(packed, model.config, ids).mean([0]).toTypedArray() as Float32Array);
   const context = model.context(ids.length);
   let x_1TD = model.embed(torch.tensor(Int32Array.from(ids), { shape: [1, ids.length], device: model.device }));
   for (const block of blocks) x_1TD = torch.tidy(() => block.forward(x_1TD, context).y_BTD);

@@ -4,7 +4,7 @@
  */
 import { type Tensor, torch } from "@massif/torch";
 import { MassifError, type Random } from "../common/index.ts";
-import type { Block, Model } from "../model/index.ts";
+import type { Block, Model, PackedModel } from "../model/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { PagedCache } from "./cache.ts";
 import { Choice } from "./choice.ts";
@@ -40,6 +40,8 @@ export interface Runtime {
   model: Model;
   blocks: readonly Block[];
   numerics: Numerics;
+  /** The model as one operator, where it can be. */
+  packed?: PackedModel | undefined;
   /** Takes other weights: a folder, or tensors by the names of the model's parameters. */
   load(source: string | ReadonlyMap<string, Tensor>): void;
   dispose(): void;
@@ -123,7 +125,7 @@ export class Engine implements Disposable {
     const { pages } = this.#scheduler;
     this.#pins = new Pins(pages);
     pages.onFull = () => this.#pins.releaseOldest();
-    this.#stepper = new Stepper(runtime.model, runtime.blocks, this.#cache, runtime.numerics);
+    this.#stepper = new Stepper(runtime, this.#cache);
     const never = options.tokenizer ? idsWithoutToken(options.tokenizer, runtime.model.config.vocabSize) : [];
     const { device } = runtime.model;
     if (never.length) this.#never = torch.keep(torch.tensor(BigInt64Array.from(never, BigInt), { device }));
@@ -230,7 +232,10 @@ export class Engine implements Disposable {
       this.#cache.release();
       this.#cacheAsleep = true;
     }
-    if (weights) this.#weightsAsleep ??= new SleepingWeights(this.model);
+    if (weights) {
+      this.#weightsAsleep ??= new SleepingWeights(this.model);
+      this.#runtime.packed?.release();
+    }
     this.#scheduler.draining = false;
   }
 
@@ -242,6 +247,7 @@ export class Engine implements Disposable {
     }
     if (weights) {
       this.#weightsAsleep?.wake();
+      if (this.#weightsAsleep) this.#runtime.packed?.refresh();
       this.#weightsAsleep = undefined;
     }
     this.#wake();
@@ -266,6 +272,7 @@ export class Engine implements Disposable {
     try {
       if (typeof source === "function") source();
       else if (source !== undefined) this.#runtime.load(source);
+      this.#runtime.packed?.refresh();
       this.#version++;
       this.forgetPrefixes();
     } finally {
@@ -428,12 +435,10 @@ export class Engine implements Disposable {
       const { from, to } = slices[slice]!;
       return chosen!(result.experts!.rows[slice]! + to - from - 1 - draft.length + right);
     };
-    // What is told of tokens that may not come is the model's own: the first round changes the logits.
-    const told = this.#never && turns.some(({ draft }) => draft.length) ? logits.clone() : logits;
     const goOn = new Map<Work, { choice: Choice; id: number }[]>();
     let round = turns.filter(({ choice }) => choice.request.maxTokens > 0);
     while (round.length) {
-      const tokens = pickTokens(logits, round, this.#never, told);
+      const tokens = pickTokens(logits, round, this.#never);
       this.#count(round.length);
       const next: Turn[] = [];
       for (const [i, turn] of round.entries()) {

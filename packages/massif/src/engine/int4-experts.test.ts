@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { torch } from "@massif/torch";
+import { torch, usePlain } from "@massif/torch";
 import { afterAll, expect, test } from "vitest";
 import { saveInt4 } from "../model/index.ts";
 import { openEngine } from "./open.ts";
@@ -13,6 +13,7 @@ const model = tinyModel(4, { moeIntermediateSize: 32, initializerRange: 0.1 });
 saveInt4(model, folder);
 const cacheBytes = 1 << 20;
 afterAll(() => {
+  usePlain(false);
   model.dispose();
   rmSync(folder, { recursive: true });
 });
@@ -31,9 +32,18 @@ test("INT4 as it computes is INT4 as its values, within what bf16 rounds", async
   const bf16 = await told({ dtype: "bfloat16" });
   const packed = await told({ dtype: "bfloat16", weights: "int4" });
   const whole = await told({ model });
+  usePlain(true);
+  const blocks = await told({ dtype: "bfloat16", weights: "int4" });
+  usePlain(false);
   const rms = (a: number[], b: number[]) => Math.sqrt(a.reduce((sum, x, i) => sum + (x - b[i]!) ** 2, 0) / a.length);
   // bf16 keeps 8 bits; packed experts may cost no more than twice what bf16 costs, and less than what INT4 costs.
   expect(rms(packed, values)).toBeLessThan(2 * rms(bf16, values));
+  // The path through the blocks rounds more often.
+  expect(rms(packed, values)).toBeLessThan(1.2 * rms(blocks, values));
+  // A model in float32 from a copy in bfloat16.
+  const narrow = await told({ dtype: "float32", weights: "bfloat16" });
+  expect(rms(narrow, values)).toBeLessThan(1.2 * rms(bf16, values));
+  expect(narrow).not.toEqual(values);
   expect(rms(packed, values)).toBeLessThan(0.5 * rms(whole, values));
 });
 

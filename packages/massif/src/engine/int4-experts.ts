@@ -1,12 +1,23 @@
 /**
- * Routed experts that stay in INT4 (groups of 32, specification §2.4) while they compute: ATen's weight-only product for
- * the CPU, activations in bf16. A quarter of bf16's memory, and fastest where an expert has few rows, as in decoding.
+ * Routed experts that stay in INT4 (groups of 32, specification §2.4) while they compute: packed for massif::decode_step,
+ * and for the path through the blocks by ATen's weight-only product for the CPU, activations in bf16. A quarter of bf16's
+ * memory, and fastest where an expert has few rows, as in decoding.
  *
  * Shapes: N tokens, D width, k experts a token, I hidden width, M an expert's rows.
  */
 import { SafeTensors, swiglu, type Tensor, torch } from "@massif/torch";
 import { MassifError } from "../common/index.ts";
-import { type Block, hasInt4, INT4_GROUP, type Int4, type Model, quantizeInt4, readInt4 } from "../model/index.ts";
+import {
+  type Block,
+  hasInt4,
+  INT4_GROUP,
+  type Int4,
+  type Model,
+  type PackedExperts,
+  packedExperts,
+  quantizeInt4,
+  readInt4,
+} from "../model/index.ts";
 
 /** A matrix [out, in] as ATen's product wants it. */
 interface Packed {
@@ -25,32 +36,20 @@ export class Int4Experts implements Disposable {
 
   /** Packs every expert of a model: as its checkpoint has them where it has INT4, else rounded. Throws `engine.int4`. */
   constructor(model: Model, folder?: string) {
-    const file = folder === undefined ? undefined : new SafeTensors(folder);
-    const { hiddenSize, moeIntermediateSize: I, nRoutedExperts } = model.config;
-    if (hiddenSize % INT4_GROUP || I % INT4_GROUP)
-      throw new MassifError("engine.int4", {
-        found: `experts of ${hiddenSize} × ${I}`,
-        expected: `widths that are multiples of ${INT4_GROUP}`,
-      });
+    const stored = storedExperts(model, folder);
+    const { nRoutedExperts } = model.config;
     for (const block of model.blocks) {
       if (!block.moe) continue;
-      const [gateUps, downs] = [block.weight("mlp.experts.gate_up_proj"), block.weight("mlp.experts.down_proj")];
-      const name = (e: number, part: string) => `model.layers.${block.index}.mlp.experts.${e}.${part}_proj.weight`;
-      const stored = (e: number, part: string, otherwise: () => Tensor): Int4 =>
-        file && hasInt4(file, name(e, part)) ? readInt4(file, name(e, part)) : quantizeInt4(otherwise());
+      const prefix = `model.layers.${block.index}.mlp.experts`;
       this.#layers.set(
         block.index,
         Array.from({ length: nRoutedExperts }, (_, e) =>
-          torch.tidy(() => {
-            const gateUp = gateUps.select(0, e);
-            return keep({
-              gateUp: pack([
-                stored(e, "gate", () => gateUp.narrow(0, 0, I)),
-                stored(e, "up", () => gateUp.narrow(0, I, I)),
-              ]),
-              down: pack([stored(e, "down", () => downs.select(0, e))]),
-            });
-          }),
+          torch.tidy(() =>
+            keep({
+              gateUp: pack([stored(`${prefix}.gate_up_proj`, 2 * e), stored(`${prefix}.gate_up_proj`, 2 * e + 1)]),
+              down: pack([stored(`${prefix}.down_proj`, e)]),
+            }),
+          ),
         ),
       );
     }
@@ -87,6 +86,38 @@ export class Int4Experts implements Disposable {
     for (const { gateUp, down } of [...this.#layers.values()].flat())
       for (const tensor of [gateUp.nibbles, gateUp.scaleAndZero, down.nibbles, down.scaleAndZero]) tensor.dispose();
   }
+}
+
+/** The pieces of a model's routed parameters in INT4: as its checkpoint has them, else rounded. Throws `engine.int4`. */
+function storedExperts(model: Model, folder?: string): (name: string, piece: number) => Int4 {
+  const file = folder === undefined ? undefined : new SafeTensors(folder);
+  const { hiddenSize, moeIntermediateSize: I } = model.config;
+  if (hiddenSize % INT4_GROUP || I % INT4_GROUP)
+    throw new MassifError("engine.int4", {
+      found: `experts of ${hiddenSize} × ${I}`,
+      expected: `widths that are multiples of ${INT4_GROUP}`,
+    });
+  const specs = new Map(model.specs.map((spec) => [spec.name, spec]));
+  return (name, i) => {
+    const { pieces } = specs.get(name)!;
+    if (file && hasInt4(file, pieces.name(i))) return readInt4(file, pieces.name(i));
+    return quantizeInt4(
+      model
+        .parameter(name)
+        .view([pieces.count, ...pieces.shape])
+        .select(0, i),
+    );
+  };
+}
+
+/** Routed parameters as massif::decode_step takes them. */
+export function int4Experts(model: Model, folder: string): (name: string) => PackedExperts {
+  const stored = storedExperts(model, folder);
+  return (name) => {
+    const { count } = model.specs.find((spec) => spec.name === name)!.pieces;
+    const parts = Array.from({ length: count }, (_, i) => stored(name, i));
+    return packedExperts(parts, model.parameter(name).shape);
+  };
 }
 
 const product = (x_MI: Tensor, { nibbles, scaleAndZero }: Packed): Tensor =>

@@ -1,9 +1,9 @@
 /**
- * Choosing the next tokens of a batch. Whatever is the same for a whole row (softmax, the largest, log-probabilities) is
- * computed by tensor operators over all rows; what a request alone asks for, on typed arrays of its own row.
+ * Choosing the next tokens of a batch: the likeliest or a draw at a temperature by one operator for all rows, with the
+ * log-probabilities; what a request alone asks for (filters, penalties, masks) on a typed array of its own row.
  */
-import { type Tensor, torch } from "@massif/torch";
-import type { Choice as Drawn } from "../model/index.ts";
+import { pick, type Tensor, torch } from "@massif/torch";
+import { MassifError } from "../common/index.ts";
 import type { Choice } from "./choice.ts";
 import type { Generation } from "./generation.ts";
 import type { GenerateRequest, Likely } from "./request.ts";
@@ -20,66 +20,49 @@ export interface Picked extends Likely {
 }
 
 /** The token of each pick from logits float32 [rows, C], or the error that kept it from being drawn. `never` (int64) are
- *  tokens that may not come: the logits are changed, the log-probabilities told (of `told_NC`) are not. */
-export function pickTokens(
-  logits_NC: Tensor,
-  picks: readonly Pick[],
-  never?: Tensor,
-  told_NC = logits_NC,
-): (Picked | Error)[] {
+ *  tokens that may not come; the log-probabilities told are the model's own all the same. */
+export function pickTokens(logits_NC: Tensor, picks: readonly Pick[], never?: Tensor): (Picked | Error)[] {
   using _ = torch.scope();
-  const logprobs_MC = rowsOf(
-    told_NC,
-    picks.map(({ row }) => row),
-  ).log_softmax(-1);
-  if (never) logits_NC.index_fill_(1, never, -Infinity);
-  const drawn = new Array<Drawn | Error>(picks.length);
-  const where = (test: (choice: Choice) => boolean) =>
-    picks
-      .keys()
-      .filter((i) => test(picks[i]!.choice))
-      .toArray();
-
-  const greedy = where((choice) => choice.greedy && !choice.adjusted);
-  if (greedy.length) {
-    const ids = logits_NC.argmax(-1).toArray();
-    for (const i of greedy) drawn[i] = { id: ids[picks[i]!.row]!, logprob: 0 };
+  const onCpu_NC = logits_NC.device === "cpu" ? logits_NC : logits_NC.to("cpu");
+  const barred = never && never.device !== "cpu" ? never.to("cpu") : never;
+  const rowOf = (row: number) => onCpu_NC.select(0, row);
+  // What a request alone asks for is drawn here; the rest, and what is told of all, by one operator.
+  const drawn = picks.map(({ choice, row }) => {
+    if (!choice.adjusted && choice.plain) return undefined;
+    return attempt(() => {
+      const logits = torch.tidy(() =>
+        (barred ? rowOf(row).index_fill(0, barred, -Infinity) : rowOf(row)).toTypedArray(),
+      );
+      return choice.pick(logits as Float32Array);
+    });
+  });
+  const wishes = new Float64Array(4 * picks.length);
+  for (const [i, { choice, row }] of picks.entries()) {
+    const own = drawn[i];
+    const given = own === undefined ? -1 : own instanceof Error ? 0 : own.id;
+    wishes.set([row, given, choice.temperature, own || choice.greedy ? 0 : choice.uniform()], 4 * i);
   }
-  const plain = where((choice) => !choice.greedy && !choice.adjusted);
-  if (plain.length) {
-    const cold = torch.tensor(
-      plain.map((i) => 1 / picks[i]!.choice.temperature),
-      { dtype: "float32", device: logits_NC.device },
-    );
-    const rows = rowsOf(
-      logits_NC,
-      plain.map((i) => picks[i]!.row),
-    );
-    const weights = rows.mul(cold.unsqueeze(1)).softmax(-1).toTypedArray() as Float32Array;
-    const C = weights.length / plain.length;
-    for (const [at, i] of plain.entries())
-      drawn[i] = attempt(() => picks[i]!.choice.drawFrom(weights.subarray(at * C, (at + 1) * C)));
-  }
-  for (const i of where((choice) => choice.adjusted)) {
-    const { choice, row } = picks[i]!;
-    drawn[i] = attempt(() => choice.pick(logits_NC.select(0, row).toTypedArray() as Float32Array));
-  }
-
-  const ids = BigInt64Array.from(drawn, (d) => BigInt(d instanceof Error ? 0 : d.id));
-  const at = torch.tensor(ids, { shape: [ids.length, 1], device: logits_NC.device });
-  const logprobs = logprobs_MC.gather(1, at).toArray();
-  return drawn.map((d, i) => {
-    if (d instanceof Error) return d;
-    const n = picks[i]!.choice.request.topLogprobs;
-    const top = n ? likeliest(logprobs_MC.select(0, i), n) : undefined;
-    return { id: d.id, logprob: logprobs[i]!, sampledLogprob: d.logprob, ...(top && { top }) };
+  const found = pick(
+    onCpu_NC,
+    torch.tensor(wishes, { shape: [picks.length, 4] }),
+    barred,
+  ).toTypedArray() as Float64Array;
+  return picks.map(({ choice, row }, i) => {
+    const own = drawn[i];
+    if (own instanceof Error) return own;
+    const [id, logprob, sampledLogprob] = found.subarray(3 * i, 3 * i + 3) as unknown as [number, number, number];
+    if (id < 0) return nothing();
+    const n = choice.request.topLogprobs;
+    const top = n ? torch.tidy(() => likeliest(rowOf(row).log_softmax(-1), n)) : undefined;
+    return { id, logprob, sampledLogprob: own?.logprob ?? sampledLogprob, ...(top && { top }) };
   });
 }
 
-function rowsOf(x_NC: Tensor, rows: readonly number[]): Tensor {
-  if (rows.length === x_NC.shape[0] && rows.every((row, i) => row === i)) return x_NC;
-  return x_NC.index_select(0, torch.tensor(Int32Array.from(rows), { device: x_NC.device }));
-}
+const nothing = () =>
+  new MassifError("sample.nothing", {
+    found: "no token with a probability above zero",
+    expected: "logits that are numbers, and at least one token that may come",
+  });
 
 function likeliest(logprobs_C: Tensor, n: number): Likely[] {
   const [values, ids] = logprobs_C.topk(n);

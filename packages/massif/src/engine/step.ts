@@ -2,15 +2,18 @@
  * One step of the model over the paged cache: tokens of many sequences, some decoding, some in a chunk of their prompt.
  * Every row (token) goes through the dense parts together; attention is absorbed (specification §1.8), over what the
  * blocks of its sequence hold. A prompt's first chunk has its keys and values at hand and rebuilds them instead, but for
- * where the engine is exact: the two round differently.
+ * where the engine is exact: the two round differently. Where the model is packed, one operator does it all
+ * (packed-step.ts), and this is its plain twin.
  *
  * Shapes: N rows, B sequences of a group, T rows each, M blocks a sequence, C = kvLoraRank, R rope width, W = C + R,
  * H heads, V value width, D width, k experts a token.
  */
 import { mlaAttention, mlaDecode, rotary, type Tensor, torch } from "@massif/torch";
-import type { Block, Model } from "../model/index.ts";
+import type { Block, Model, PackedModel } from "../model/index.ts";
 import type { PagedCache } from "./cache.ts";
+import type { Runtime } from "./engine.ts";
 import type { Numerics } from "./numerics.ts";
+import { packedStep } from "./packed-step.ts";
 
 /** Rows [from, from + tokens.length) of one sequence: what follows `start` positions in its blocks. */
 export interface Stretch {
@@ -24,7 +27,7 @@ export interface Stretch {
 export interface StepResult {
   /** Logits of the wanted tokens, in the order of the stretches, float32 [wanted, vocabulary]. */
   logits: Tensor | undefined;
-  /** Experts of every row and layer with experts, int64 [layers, N, k], and each stretch's first row; when asked for. */
+  /** Experts of every row and layer with experts, [layers, N, k], and each stretch's first row; when asked for. */
   experts?: { chosen: Tensor; rows: number[] };
 }
 
@@ -59,15 +62,19 @@ export class Stepper {
   readonly #blocks: readonly Block[];
   readonly #cache: PagedCache;
   readonly #numerics: Numerics;
-  constructor(model: Model, blocks: readonly Block[], cache: PagedCache, numerics: Numerics) {
+  readonly #packed: PackedModel | undefined;
+
+  constructor({ model, blocks, numerics, packed }: Runtime, cache: PagedCache) {
     this.#model = model;
     this.#blocks = blocks;
     this.#cache = cache;
     this.#numerics = numerics;
+    this.#packed = packed;
   }
 
   /** Writes the latents of all rows and returns the logits that are wanted. The tensors are the caller's to free. */
   step(stretches: readonly Stretch[], { experts = false } = {}): StepResult {
+    if (this.#packed) return packedStep(this.#packed, this.#cache, stretches, experts);
     using _ = torch.noGrad();
     return torch.tidy(() => {
       const model = this.#model;

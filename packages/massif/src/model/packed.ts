@@ -33,12 +33,13 @@ export interface PackOptions {
 
 export class PackedModel implements Disposable {
   readonly #model: Model;
-  readonly #packed: Tensor;
+  #packed: Tensor;
   readonly #options: PackOptions;
   #angles: { length: number; cos: Tensor; sin: Tensor } | undefined;
 
-  /** Whether a model can be packed here: on the CPU, in float32 or bfloat16, with our own operators on. */
-  static fits({ config, parameters }: Model, narrow?: boolean): boolean {
+  /** Whether a model can be packed here: on the CPU, in float32 or bfloat16, computing as usual, our own operators on. */
+  static fits({ config, parameters, by }: Model, narrow?: boolean): boolean {
+    if (Object.values(by).some(Boolean)) return false;
     const embedding = parameters.get("model.embed_tokens.weight")!;
     const { qkNopeHeadDim, kvLoraRank, vHeadDim, hiddenSize, qLoraRank, moeIntermediateSize, intermediateSize } =
       config;
@@ -57,42 +58,44 @@ export class PackedModel implements Disposable {
   }
 
   constructor(model: Model, options: PackOptions = {}) {
-    const { config } = model;
     this.#model = model;
     this.#options = options;
-    const narrow = options.narrow ?? model.parameter("lm_head.weight").dtype === "bfloat16";
-    this.#packed = torch.keep(
-      torch.tidy(() =>
-        decodePack(
-          this.#weights(),
-          [
-            ...[config.numHiddenLayers, config.hiddenSize, config.numAttentionHeads, config.qkNopeHeadDim],
-            ...[config.qkRopeHeadDim, config.kvLoraRank, config.vHeadDim, config.qLoraRank ?? 0, config.nRoutedExperts],
-            ...[
-              config.numExpertsPerTok,
-              config.nGroup,
-              config.topkGroup,
-              config.vocabSize,
-              Number(config.normTopkProb),
-            ],
-          ],
-          [softmaxScale(config), config.rmsNormEps, config.latentNormEps, config.routedScalingFactor],
-          narrow,
-        ),
-      ),
-    );
+    this.#packed = this.#pack();
+  }
+
+  #pack(): Tensor {
+    const { config } = this.#model;
+    const narrow = this.#options.narrow ?? this.#model.parameter("lm_head.weight").dtype === "bfloat16";
+    const sizes = [
+      ...[config.numHiddenLayers, config.hiddenSize, config.numAttentionHeads, config.qkNopeHeadDim],
+      ...[config.qkRopeHeadDim, config.kvLoraRank, config.vHeadDim, config.qLoraRank ?? 0, config.nRoutedExperts],
+      ...[config.numExpertsPerTok, config.nGroup, config.topkGroup, config.vocabSize, Number(config.normTopkProb)],
+    ];
+    const factors = [softmaxScale(config), config.rmsNormEps, config.latentNormEps, config.routedScalingFactor];
+    return torch.keep(torch.tidy(() => decodePack(this.#weights(), sizes, factors, narrow)));
   }
 
   /** Packs the weights again, after they have changed. */
   refresh(): void {
-    torch.tidy(() => decodeRepack(this.#packed, this.#weights()));
+    if (this.#packed.live) torch.tidy(() => decodeRepack(this.#packed, this.#weights()));
+    else this.#packed = this.#pack();
+  }
+
+  /** Gives the memory back until `refresh`. INT4 stays: what it was packed from may be gone. */
+  release(): void {
+    if (!this.#options.experts) this.#packed.dispose();
   }
 
   /**
    * One step: writes the entries of all rows into the cache [L, slots, W]. Rows are those of the stretches, in their order.
-   * Logits float32 [wanted, vocabulary]; the chosen experts int32 [layers with experts, N, k].
+   * Logits float32 [wanted, vocabulary] (`hidden`: what they are made from); experts int32 [layers with experts, N, k].
    */
-  step(stretches: readonly PackedStretch[], cache_LSW: Tensor, block: number): [logits: Tensor, experts_LNk: Tensor] {
+  step(
+    stretches: readonly PackedStretch[],
+    cache_LSW: Tensor,
+    block: number,
+    { hidden = false } = {},
+  ): [wanted: Tensor, experts_LNk: Tensor] {
     const [B, N] = [stretches.length, stretches.reduce((sum, { tokens }) => sum + tokens.length, 0)];
     const ends = stretches.map(({ start, tokens }) => start + tokens.length);
     const M = Math.ceil(Math.max(...ends) / block);
@@ -111,7 +114,7 @@ export class PackedModel implements Disposable {
     using ids = torch.tensor(ids_N);
     using rows = torch.tensor(rows_BX, { shape: [B, 3 + M] });
     const embedding = this.#model.parameter("model.embed_tokens.weight");
-    return decodeStep(this.#packed, embedding, cos, sin, cache_LSW, ids, rows, block);
+    return decodeStep(this.#packed, embedding, cos, sin, cache_LSW, ids, rows, block, hidden);
   }
 
   [Symbol.dispose](): void {

@@ -112,7 +112,8 @@ struct StepTensors {
   const float *cos, *sin;
   Cache* cache;
   int64_t slots, block;
-  float* logits;
+  float* wanted;  // logits, or where `hidden`, what they are made from
+  bool hidden;
   int32_t* experts;
 };
 
@@ -350,9 +351,11 @@ class Step {
       for (int64_t i = from; i < to; i++) {
         norm(n.D, x.row(wanted[i]), model.vector(model.final_norm), n.eps, last.row(i));
         last.round(i, 0, n.D);
+        if (given.hidden) std::copy_n(last.row(i), n.D, given.wanted + i * n.D);
       }
     });
-    products(team, 1, [&](int64_t) -> Job { return {model.head, count, last.operand(), {given.logits, nullptr, n.vocab}}; });
+    if (given.hidden) return;
+    products(team, 1, [&](int64_t) -> Job { return {model.head, count, last.operand(), {given.wanted, nullptr, n.vocab}}; });
   }
 };
 

@@ -45,8 +45,9 @@ std::vector<Stretch> stretches_of(const Tensor& stretches_BX, int64_t N, int64_t
 }
 
 /// stretches [B, 3 + M]: where each begins, its rows, how many of its last rows want logits, its blocks.
+/// → the logits of rows that want them, or what they are made from: the final norm's rows (`hidden`).
 std::tuple<Tensor, Tensor> decode_step(const Tensor& packed, const Tensor& embedding, const Tensor& cos, const Tensor& sin,
-                                       Tensor& cache_LSW, const Tensor& ids, const Tensor& stretches_BX, int64_t block) {
+                                       Tensor& cache_LSW, const Tensor& ids, const Tensor& stretches_BX, int64_t block, bool hidden) {
   const auto& model = *static_cast<const DecodeModel*>(packed.const_data_ptr());
   TORCH_CHECK(packed.nbytes() >= sizeof(DecodeModel) && model.magic == DecodeModel::MAGIC, OP,
               ": found other bytes than massif::decode_pack makes");
@@ -73,7 +74,7 @@ std::tuple<Tensor, Tensor> decode_step(const Tensor& packed, const Tensor& embed
   for (int64_t l = 0; l < n.L; l++) mixtures += model.layer(l).router.N > 0;
   int64_t wanted = 0;
   for (const Stretch& s : stretches) wanted += s.wanted;
-  Tensor experts = at::empty({mixtures, N, n.k}, ids.options()), logits = at::empty({wanted, n.vocab}, cos.options());
+  Tensor experts = at::empty({mixtures, N, n.k}, ids.options()), out = at::empty({wanted, hidden ? n.D : n.vocab}, cos.options());
   const auto run = [&]<class Cache>(Cache) {
     const StepTensors<Cache> given{id,
                                    embedding.const_data_ptr(),
@@ -83,14 +84,15 @@ std::tuple<Tensor, Tensor> decode_step(const Tensor& packed, const Tensor& embed
                                    cache_LSW.mutable_data_ptr<Cache>(),
                                    cache_LSW.size(1),
                                    block,
-                                   logits.mutable_data_ptr<float>(),
+                                   out.mutable_data_ptr<float>(),
+                                   hidden,
                                    experts.mutable_data_ptr<int32_t>()};
     Step<Cache> step(model, stretches, given, threads);
     as_team(threads, [&](Team& team) { step.run(team); });
   };
   AT_DISPATCH_SWITCH(cache_LSW.scalar_type(), OP, AT_DISPATCH_CASE(at::kFloat, [&] { run(scalar_t()); })
                                                       AT_DISPATCH_CASE(at::kBFloat16, [&] { run(scalar_t()); }));
-  return {logits, experts};
+  return {out, experts};
 }
 
 }  // namespace
@@ -98,7 +100,7 @@ std::tuple<Tensor, Tensor> decode_step(const Tensor& packed, const Tensor& embed
 TORCH_LIBRARY_FRAGMENT(massif, m) {
   m.def(
       "decode_step(Tensor packed, Tensor embedding_CD, Tensor cos_PR, Tensor sin_PR, Tensor(a!) cache_LSW, Tensor ids_N, "
-      "Tensor stretches_BX, int block) -> (Tensor logits, Tensor experts_LNk)");
+      "Tensor stretches_BX, int block, bool hidden=False) -> (Tensor wanted, Tensor experts_LNk)");
 }
 TORCH_LIBRARY_IMPL(massif, CPU, m) { m.impl("decode_step", decode_step); }
 

@@ -6656,8 +6656,9 @@ export interface OwnOperators {
   decode_pack(weights: readonly Tensor[], sizes: readonly number[], factors: readonly number[], kw: { narrow: boolean }): Tensor;
   decode_pack(weights: readonly Tensor[], sizes: readonly number[], factors: readonly number[], narrow: boolean): Tensor;
   decode_repack(packed: Tensor, weights: readonly Tensor[]): void;
-  decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, kw: { block: number }): [Tensor, Tensor];
-  decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, block: number): [Tensor, Tensor];
+  decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, kw: { block: number; hidden?: boolean }): [Tensor, Tensor];
+  decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, block: number, kw?: { hidden?: boolean }): [Tensor, Tensor];
+  decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, block: number, hidden: boolean): [Tensor, Tensor];
   linear(x: Tensor, weight_OI: Tensor): Tensor;
   linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, kw?: { ignore_index?: number }): Tensor;
   linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, ignore_index: number): Tensor;
@@ -6684,6 +6685,8 @@ export interface OwnOperators {
   muon_update_(params: readonly Tensor[], grads: readonly Tensor[], momenta: readonly Tensor[], lr: number, mu: number, weight_decay: number, nesterov: boolean, kw: { steps: number; bf16: boolean }): void;
   muon_update_(params: readonly Tensor[], grads: readonly Tensor[], momenta: readonly Tensor[], lr: number, mu: number, weight_decay: number, nesterov: boolean, steps: number, kw: { bf16: boolean }): void;
   muon_update_(params: readonly Tensor[], grads: readonly Tensor[], momenta: readonly Tensor[], lr: number, mu: number, weight_decay: number, nesterov: boolean, steps: number, bf16: boolean): void;
+  pick(logits_NC: Tensor, picks_P4: Tensor, kw?: { never?: Tensor | null }): Tensor;
+  pick(logits_NC: Tensor, picks_P4: Tensor, never: Tensor | null): Tensor;
   rms_norm(x: Tensor, weight: Tensor, kw: { eps: number }): Tensor;
   rms_norm(x: Tensor, weight: Tensor, eps: number): Tensor;
   swiglu(gate_up: Tensor): Tensor;
