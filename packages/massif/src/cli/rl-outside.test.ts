@@ -53,20 +53,6 @@ test("rollouts over HTTP are learned: ids, log-probabilities and versions are th
   const rows = readFileSync(join(dir, "metrics.jsonl"), "utf8").trim().split("\n").slice(1);
   const steps = rows.map((row) => JSON.parse(row) as Record<string, number>);
   expect(steps.map(({ step }) => step)).toEqual([1, 2]);
-  console.log(
-    JSON.stringify(
-      steps.map(({ success, length, truncated, signal, reward, mismatch, updates }) => ({
-        success,
-        length,
-        truncated,
-        signal,
-        reward,
-        mismatch,
-        updates,
-      })),
-    ),
-    readFileSync(join(dir, "rollouts/step-2.jsonl"), "utf8").slice(0, 3000),
-  );
   for (const { mismatch, updates } of steps) {
     expect(updates).toBe(2);
     // Weights of an iteration ago would be off by orders of magnitude: rates here are large.
