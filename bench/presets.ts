@@ -88,3 +88,19 @@ export function decided(config: ModelConfig): Model {
   });
   return model;
 }
+
+/** How much of their texts two sides say alike, from the beginning to where a sequence parts. One router's near-tie, decided
+ *  otherwise by the last bit of a float32 sum, gives a sequence another expert and soon another text: rare in float32, no
+ *  rarity where one side is rounded. */
+export function agreement(ours: readonly number[][], theirs: readonly number[][]): number {
+  const alike = ours.map((ids, b) => {
+    const parts = ids.findIndex((id, i) => id !== theirs[b]![i]);
+    return parts < 0 ? 1 : parts / ids.length;
+  });
+  return alike.reduce((a, b) => a + b, 0) / ours.length;
+}
+
+/** In float32 a side whose texts differ by more than such accidents is wrong. */
+export function checkAgreement(name: string, share: number, weights: string): void {
+  if (weights === "float32" && share < 0.9) throw new Error(`${name}: only ${share} of the texts agree`);
+}

@@ -7,7 +7,7 @@
 import { mlaDecode, rotary, type Tensor, torch } from "@massif/torch";
 import type { Block, Context } from "./block.ts";
 import type { Model } from "./model.ts";
-import { PackedModel } from "./packed.ts";
+import { PackedModel, type PackOptions } from "./packed.ts";
 
 /** The latents of sequences of equal length, [layers, B · capacity, C + R], grown as needed. */
 export class LatentCache implements Disposable {
@@ -17,14 +17,14 @@ export class LatentCache implements Disposable {
   #all_LSW: Tensor;
   #length = 0;
 
-  constructor(model: Model, batch: number, capacity = 256) {
+  constructor(model: Model, batch: number, capacity = 256, pack: PackOptions = {}) {
     const { kvLoraRank, qkRopeHeadDim } = model.config;
     const { dtype, device } = model.parameter("model.layers.0.self_attn.kv_b_proj.weight");
     this.batch = batch;
     this.#all_LSW = torch.keep(
       torch.zeros([model.blocks.length, batch * capacity, kvLoraRank + qkRopeHeadDim], { dtype, device }),
     );
-    this.packed = PackedModel.fits(model) ? new PackedModel(model) : undefined;
+    this.packed = PackedModel.fits(model, pack.narrow) ? new PackedModel(model, pack) : undefined;
   }
 
   /** Positions in the cache. */
