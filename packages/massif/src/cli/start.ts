@@ -1,4 +1,5 @@
-import { existsSync } from "node:fs";
+import { spawn } from "node:child_process";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { MassifError, nearest, Progress } from "../common/index.ts";
 import { loadStory, STAGES, type Stage, tellStory } from "../story/index.ts";
@@ -65,14 +66,31 @@ Example:
     progress.print(description);
     if (existsSync(join(dir, "report.html")))
       progress.print(`${dir} is there already; this goes on with it (remove the folder to begin again)`);
+    const serves = !values["no-serve"] && process.stdout.isTTY;
+    mkdirSync(dir, { recursive: true });
+    using stack = new DisposableStack();
+    if (serves) stack.defer(showRuns(dir));
     const finished = await interruptible((signal) => tellStory(story, { dir, stages, progress, signal }));
+    stack.dispose();
     progress.print(finished ? ending(dir, stages) : "\nStopped. The same command goes on from here.");
     if (!finished) return 1;
-    if (values["no-serve"] || !process.stdout.isTTY) return 0;
+    if (!serves) return 0;
     const { serve } = await import("./serve.ts");
-    return serve.run(["--model", dir, "--port", "0"]);
+    return serve.run(["--model", dir, "--runs", dir, "--port", "0"]);
   },
 };
+
+/** The run view beside the training, which leaves this process no time to serve. Prints its address. Returns its end. */
+function showRuns(dir: string): () => void {
+  const main = join(import.meta.dirname, "main.ts");
+  const child = spawn(process.execPath, [main, "studio", dir, "--port", "0"], {
+    stdio: ["ignore", "inherit", "ignore", "ipc"],
+  });
+  child.on("error", () => {}); // Only to look at: training goes on without it.
+  child.channel?.unref();
+  child.unref();
+  return () => child.kill();
+}
 
 const ending = (dir: string, stages: readonly Stage[]) => `
 Done. What there is now:

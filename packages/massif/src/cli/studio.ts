@@ -37,6 +37,7 @@ Example:
     console.log(`runs: ${server.url}/runs`);
     await new Promise<void>((resolve) => {
       for (const signal of ["SIGINT", "SIGTERM"] as const) process.once(signal, () => resolve());
+      process.once("disconnect", resolve); // npm start, which shows its runs by this, is no more.
     });
     await server.close();
     return 0;
