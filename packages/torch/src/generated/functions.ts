@@ -6659,7 +6659,8 @@ export interface OwnOperators {
   decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, kw: { block: number; hidden?: boolean }): [Tensor, Tensor];
   decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, block: number, kw?: { hidden?: boolean }): [Tensor, Tensor];
   decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, block: number, hidden: boolean): [Tensor, Tensor];
-  linear(x: Tensor, weight_OI: Tensor): Tensor;
+  linear(x: Tensor, weight_OI: Tensor, kw?: { dtype?: DType | null }): Tensor;
+  linear(x: Tensor, weight_OI: Tensor, dtype: DType | null): Tensor;
   linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, kw?: { ignore_index?: number }): Tensor;
   linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, ignore_index: number): Tensor;
   mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, kw: { nope: number; scale: number }): [Tensor, Tensor];
@@ -6670,7 +6671,8 @@ export interface OwnOperators {
   mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, block: number, kv_HXC: Tensor, kw: { nope: number; scale: number }): Tensor;
   mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, block: number, kv_HXC: Tensor, nope: number, kw: { scale: number }): Tensor;
   mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, block: number, kv_HXC: Tensor, nope: number, scale: number): Tensor;
-  moe_experts(x_ND: Tensor, idx_NK: Tensor, w_NK: Tensor, gate_up_E2ID: Tensor, down_EDI: Tensor): Tensor;
+  moe_experts(x_ND: Tensor, idx_NK: Tensor, w_NK: Tensor, gate_up_E2ID: Tensor, down_EDI: Tensor, kw?: { dtype?: DType | null }): Tensor;
+  moe_experts(x_ND: Tensor, idx_NK: Tensor, w_NK: Tensor, gate_up_E2ID: Tensor, down_EDI: Tensor, dtype: DType | null): Tensor;
   muon_update_(param_NAB: Tensor, grad_NAB: Tensor, momentum_NAB: Tensor, kw: { lr: number; mu: number; weight_decay: number; nesterov: boolean; steps: number; bf16: boolean }): void;
   muon_update_(param_NAB: Tensor, grad_NAB: Tensor, momentum_NAB: Tensor, lr: number, kw: { mu: number; weight_decay: number; nesterov: boolean; steps: number; bf16: boolean }): void;
   muon_update_(param_NAB: Tensor, grad_NAB: Tensor, momentum_NAB: Tensor, lr: number, mu: number, kw: { weight_decay: number; nesterov: boolean; steps: number; bf16: boolean }): void;
@@ -6685,9 +6687,11 @@ export interface OwnOperators {
   muon_update_(params: readonly Tensor[], grads: readonly Tensor[], momenta: readonly Tensor[], lr: number, mu: number, weight_decay: number, nesterov: boolean, kw: { steps: number; bf16: boolean }): void;
   muon_update_(params: readonly Tensor[], grads: readonly Tensor[], momenta: readonly Tensor[], lr: number, mu: number, weight_decay: number, nesterov: boolean, steps: number, kw: { bf16: boolean }): void;
   muon_update_(params: readonly Tensor[], grads: readonly Tensor[], momenta: readonly Tensor[], lr: number, mu: number, weight_decay: number, nesterov: boolean, steps: number, bf16: boolean): void;
+  path(): string;
   pick(logits_NC: Tensor, picks_P4: Tensor, kw?: { never?: Tensor | null }): Tensor;
   pick(logits_NC: Tensor, picks_P4: Tensor, never: Tensor | null): Tensor;
-  rms_norm(x: Tensor, weight: Tensor, kw: { eps: number }): Tensor;
-  rms_norm(x: Tensor, weight: Tensor, eps: number): Tensor;
+  rms_norm(x: Tensor, weight: Tensor, kw: { eps: number; dtype?: DType | null }): Tensor;
+  rms_norm(x: Tensor, weight: Tensor, eps: number, kw?: { dtype?: DType | null }): Tensor;
+  rms_norm(x: Tensor, weight: Tensor, eps: number, dtype: DType | null): Tensor;
   swiglu(gate_up: Tensor): Tensor;
 }
