@@ -2,12 +2,8 @@
  *  the two there is one code path, over the engine and over any upstream. */
 import { Hono } from "hono";
 import type { ChatRequest } from "../llm/index.ts";
-import { adminRoutes } from "./admin.ts";
-import { anthropicVersions, readMessagesCall, readVersion } from "./anthropic.ts";
-import { anthropicMessage, MessageEvents } from "./anthropic-events.ts";
-import { ChatChunks, chatAnswer, type Head, usageBody } from "./chat-chunks.ts";
-import { CompletionChoice, completionAnswer, completionChunk, completionUsage, readCompletion } from "./completions.ts";
-import { embeddingRoutes } from "./embeddings.ts";
+import { anthropicMessage, MessageEvents } from "./anthropic/events.ts";
+import { anthropicVersions, readMessagesCall, readVersion } from "./anthropic/messages.ts";
 import { ApiError } from "./errors.ts";
 import {
   type App,
@@ -23,16 +19,26 @@ import {
   resolveOptions,
   stream,
 } from "./http.ts";
-import { moonshotRoutes, type Prepare } from "./moonshot.ts";
-import { readChat } from "./openai-chat.ts";
-import { responsesRoutes } from "./responses-routes.ts";
-import { runRoutes } from "./runs.ts";
+import { moonshotRoutes, type Prepare } from "./moonshot/routes.ts";
+import { readChat } from "./openai/chat.ts";
+import { ChatChunks, chatAnswer, type Head, usageBody } from "./openai/chat-chunks.ts";
+import {
+  CompletionChoice,
+  completionAnswer,
+  completionChunk,
+  completionUsage,
+  readCompletion,
+} from "./openai/completions.ts";
+import { embeddingRoutes } from "./openai/embeddings.ts";
+import { stateRoutes } from "./openai/state.ts";
+import { StoredChats, storedChatRoutes } from "./openai/stored-chats.ts";
+import { tokenRoutes } from "./openai/tokens.ts";
+import { responsesRoutes } from "./responses/routes.ts";
 import { frame } from "./sse.ts";
-import { stateRoutes } from "./state.ts";
-import { StoredChats, storedChatRoutes } from "./stored-chats.ts";
-import { studioRoutes } from "./studio.ts";
-import { tokenRoutes } from "./tokens.ts";
-import { worldRoutes } from "./worlds.ts";
+import { studioRoutes } from "./studio/page.ts";
+import { runRoutes } from "./studio/runs.ts";
+import { worldRoutes } from "./studio/worlds.ts";
+import { adminRoutes } from "./weights/admin.ts";
 
 /** Paths that anyone may ask: they tell nothing of anyone's. */
 const open = new Set(["/health", "/ping", "/version"]);

@@ -3,8 +3,8 @@ import { encodeSegments, render, renderedText, type TemplateName, type ToolStyle
 import type { Pin } from "../engine/index.ts";
 import type { ChatRequest, LanguageModel, RawEvent, RawRequest } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import type { Control } from "./control.ts";
-import type { Embedded, EmbeddingInputs, EmbedOptions } from "./embeddings.ts";
+import type { Embedded, EmbeddingInputs, EmbedOptions } from "./openai/embeddings.ts";
+import type { Control } from "./weights/control.ts";
 
 /** The K2 format of a model whose prompts are made here. */
 export interface Format {

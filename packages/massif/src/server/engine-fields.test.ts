@@ -6,7 +6,7 @@ import { type Engine, openEngine } from "../engine/index.ts";
 import { Model, ModelConfig } from "../model/index.ts";
 import { k2Specials, Tokenizer } from "../tokenizer/index.ts";
 import { engineBackend } from "./engine.ts";
-import { type Gateway, openGateway } from "./gateway.ts";
+import { type Gateway, openGateway } from "./gateway/gateway.ts";
 import { type Listening, listen } from "./listen.ts";
 import { Service } from "./service.ts";
 import { post } from "./testing.ts";

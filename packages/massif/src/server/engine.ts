@@ -5,8 +5,8 @@ import type { Engine } from "../engine/index.ts";
 import type { RawEvent, RawRequest, Sampling, TokenInfo } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { type Backend, type Format, renderPrompt } from "./backend.ts";
-import { EngineControl } from "./control.ts";
-import { embedHere } from "./embeddings.ts";
+import { embedHere } from "./openai/embeddings.ts";
+import { EngineControl } from "./weights/control.ts";
 
 export interface EngineBackendOptions {
   names: readonly string[];

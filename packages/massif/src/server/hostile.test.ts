@@ -1,11 +1,11 @@
 import { connect } from "node:net";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import type { Control } from "./control.ts";
 import { Keys } from "./keys.ts";
 import { listen } from "./listen.ts";
 import { Service } from "./service.ts";
 import { events, post, scripted, until, weather } from "./testing.ts";
+import type { Control } from "./weights/control.ts";
 
 const ask = { model: "m", messages: [{ role: "user", content: "hi" }] };
 const paths = ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions", "/tokenize", "/detokenize"];

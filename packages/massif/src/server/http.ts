@@ -4,10 +4,10 @@ import type { Context } from "hono";
 import { type BodyLimits, bodyLimits, readJson } from "./body.ts";
 import { ApiError, anthropicError, CLIENT_GONE, openAiError, toApiError } from "./errors.ts";
 import { type Key, Keys } from "./keys.ts";
+import type { Search } from "./moonshot/web-search.ts";
 import { keptSecret } from "./secret.ts";
 import type { Caller, Service } from "./service.ts";
 import { frame, sseResponse } from "./sse.ts";
-import type { Search } from "./web-search.ts";
 
 export interface AppOptions {
   service: Service;

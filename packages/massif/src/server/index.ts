@@ -1,16 +1,11 @@
 /** OpenAI's, Anthropic's and the Responses API over any `LanguageModel`. */
 export { createApp } from "./app.ts";
 export type { Backend, Format, Gauges } from "./backend.ts";
-export type { Control } from "./control.ts";
 export { type EngineBackendOptions, engineBackend } from "./engine.ts";
 export { ApiError } from "./errors.ts";
-export { type Gateway, type GatewayOptions, openGateway } from "./gateway.ts";
-export type { AppOptions } from "./http.ts";
-export { type KeyOptions, Keys } from "./keys.ts";
-export { type Listening, type ListenOptions, listen } from "./listen.ts";
-export { Service, type ServiceOptions } from "./service.ts";
-export { type UpstreamOptions, Upstreams, type UpstreamsOptions } from "./upstreams.ts";
-export { Validator } from "./validate.ts";
+export { type Gateway, type GatewayOptions, openGateway } from "./gateway/gateway.ts";
+export { type UpstreamOptions, Upstreams, type UpstreamsOptions } from "./gateway/upstreams.ts";
+export { Validator } from "./gateway/validate.ts";
 export {
   builtInSchemas,
   passes,
@@ -20,6 +15,11 @@ export {
   type Verification,
   verificationTable,
   verifyEndpoint,
-} from "./vendor-verify.ts";
-export { type CallOutcome, VerifiedModel, type VerifiedOptions } from "./verified.ts";
-export { type Search, type SearchResult, searchEndpoint } from "./web-search.ts";
+} from "./gateway/vendor-verify.ts";
+export { type CallOutcome, VerifiedModel, type VerifiedOptions } from "./gateway/verified.ts";
+export type { AppOptions } from "./http.ts";
+export { type KeyOptions, Keys } from "./keys.ts";
+export { type Listening, type ListenOptions, listen } from "./listen.ts";
+export { type Search, type SearchResult, searchEndpoint } from "./moonshot/web-search.ts";
+export { Service, type ServiceOptions } from "./service.ts";
+export type { Control } from "./weights/control.ts";
