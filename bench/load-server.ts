@@ -22,7 +22,7 @@ const [name, maxRunning] = process.argv.slice(2) as [string, string];
 const { model, tokenizer } = served(name);
 const engine = openEngine({ model, tokenizer, maxRunning: Number(maxRunning), cacheBytes: 48 << 20 });
 const service = new Service({ running: Number(maxRunning) });
-service.add(engineBackend(engine, { names: ["m"], template: "instruct-v2" }));
+service.add(await engineBackend(engine, { names: ["m"], template: "instruct-v2" }));
 const server = await listen({ service });
 process.on("message", () => {
   const { rss, heapUsed } = process.memoryUsage();

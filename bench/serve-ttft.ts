@@ -22,7 +22,7 @@ const { model, tokenizer } = served(own.preset);
 const random = new Random(5);
 using engine = openEngine({ model, tokenizer, cacheBytes: 256 << 20 });
 const service = new Service();
-service.add(engineBackend(engine, { names: ["m"], template: "instruct-v2" }));
+service.add(await engineBackend(engine, { names: ["m"], template: "instruct-v2" }));
 await using server = await listen({ service });
 using client = new Client();
 

@@ -24,7 +24,7 @@ const { model, tokenizer } = served(own.preset);
 const random = new Random(3);
 using engine = openEngine({ model, tokenizer, maxRunning: 64, cacheBytes: 256 << 20 });
 const service = new Service();
-service.add(engineBackend(engine, { names: ["m"], template: "instruct-v2" }));
+service.add(await engineBackend(engine, { names: ["m"], template: "instruct-v2" }));
 await using server = await listen({ service });
 using client = new Client();
 

@@ -22,7 +22,7 @@ beforeAll(async () => {
   model = loadModel(empty.folder, { dtype: "float32" });
   engine = openEngine({ model, tokenizer: await loadTokenizer(empty.folder), cacheBytes: 1 << 24 });
   const service = new Service();
-  service.add(engineBackend(engine, { names: ["policy"], template: "instruct-v2", pace: 0 }));
+  service.add(await engineBackend(engine, { names: ["policy"], template: "instruct-v2", pace: 0 }));
   server = await listen({ service, weightsRoot: root, grace: 500 });
 });
 afterAll(async () => {

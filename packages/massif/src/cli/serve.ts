@@ -3,12 +3,10 @@ import { join } from "node:path";
 import type { DType } from "@massif/torch";
 import { readTemplateName } from "../chat/index.ts";
 import { MassifError } from "../common/index.ts";
-import { openEngine } from "../engine/index.ts";
 import { engineBackend, Keys, listen, openGateway, Service, searchEndpoint } from "../server/index.ts";
 import { loadTokenizer } from "../tokenizer/index.ts";
 import { shippedWorlds } from "../worlds/index.ts";
 import { type Command, parse } from "./command.ts";
-import { modelFolder } from "./paths.ts";
 
 /** Milliseconds between two looks at the upstreams. */
 const PROBE = 10_000;
@@ -114,6 +112,11 @@ Example:
     const ended = untilSignal();
     try {
       if (source !== undefined) {
+        // On demand: a gateway loads no torch.
+        const [{ openEngine }, { modelFolder }] = await Promise.all([
+          import("../engine/index.ts"),
+          import("./paths.ts"),
+        ]);
         const folder = modelFolder(source);
         const tokenizer = await loadTokenizer(folder);
         const engine = stack.use(
@@ -124,7 +127,7 @@ Example:
             ...(values["cache-mib"] !== undefined && { cacheBytes: number("cache-mib", 1) * 2 ** 20 }),
           }),
         );
-        service.add(engineBackend(engine, { names: names.length ? names : ["massif"], template }));
+        service.add(await engineBackend(engine, { names: names.length ? names : ["massif"], template }));
       } else {
         const keyName = values["upstream-key-env"];
         const apiKey = keyName === undefined ? undefined : process.env[keyName];

@@ -16,7 +16,7 @@ export function embed({ model, blocks, packed }: Runtime, ids: readonly number[]
 }
 
 /** At length 1. */
-export function unit(vector: Float32Array): Float32Array {
+function unit(vector: Float32Array): Float32Array {
   const length = Math.hypot(...vector);
   return length > 0 ? vector.map((x) => x / length) : vector;
 }

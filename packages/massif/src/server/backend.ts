@@ -45,9 +45,9 @@ export interface Backend {
   /** The prompt as the model gets it, where it is made here. */
   prompt?(request: ChatRequest): Prompt;
   readonly control?: Control;
-  /** Vectors of texts or ids; as many components as are asked for, where it can choose. */
   /** Computes a conversation's beginning, and keeps it in the cache until the pin is disposed of. */
   pin?(request: ChatRequest): Promise<Pin>;
+  /** Vectors of texts or ids; as many components as are asked for, where it can choose. */
   embed?(inputs: EmbeddingInputs, options: EmbedOptions): Promise<Embedded>;
   gauges?(): Gauges;
 }

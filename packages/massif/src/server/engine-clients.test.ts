@@ -43,8 +43,8 @@ beforeAll(async () => {
   model = Model.init(config, 3);
   engine = openEngine({ model, tokenizer, cacheBytes: 8 << 20, maxRunning: 2, maxWaiting: 8 });
   const service = new Service();
-  service.add(engineBackend(engine, { names: ["instruct"], template: "instruct-v2" }));
-  service.add(engineBackend(engine, { names: ["thinking"], template: "thinking" }));
+  service.add(await engineBackend(engine, { names: ["instruct"], template: "instruct-v2" }));
+  service.add(await engineBackend(engine, { names: ["thinking"], template: "thinking" }));
   server = await listen({ service, grace: 500 });
 });
 afterAll(async () => {

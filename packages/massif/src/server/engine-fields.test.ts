@@ -29,8 +29,8 @@ beforeAll(async () => {
   model = Model.init(config, 5);
   engine = openEngine({ model, tokenizer, cacheBytes: 8 << 20, exact: true, speculate: { ngram: 3, max: 4 } });
   const service = new Service();
-  service.add(engineBackend(engine, { names: ["k2"], template: "instruct", pace: 0 }));
-  service.add(engineBackend(engine, { names: ["k2-thinking"], template: "thinking", pace: 0 }));
+  service.add(await engineBackend(engine, { names: ["k2"], template: "instruct", pace: 0 }));
+  service.add(await engineBackend(engine, { names: ["k2-thinking"], template: "thinking", pace: 0 }));
   servers.push(await listen({ service, grace: 500, debug: true }));
   const front = new Service();
   for (const name of ["k2", "k2-thinking"]) {

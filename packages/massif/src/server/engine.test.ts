@@ -32,8 +32,8 @@ beforeAll(async () => {
   model = Model.init(config(tok.vocabSize), 3);
   engine = openEngine({ model, tokenizer: tok, cacheBytes: 8 << 20, maxRunning: 2, maxWaiting: 2, exact: true });
   service = new Service({ running: 3, waiting: 1 });
-  service.add(engineBackend(engine, { names: [names.instruct], template: "instruct-v2" }));
-  service.add(engineBackend(engine, { names: [names.thinking], template: "thinking" }));
+  service.add(await engineBackend(engine, { names: [names.instruct], template: "instruct-v2" }));
+  service.add(await engineBackend(engine, { names: [names.thinking], template: "thinking" }));
   server = await listen({ service, grace: 500, debug: true, weightsRoot: import.meta.dirname });
   client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "none", maxRetries: 0 });
 });

@@ -1,12 +1,10 @@
 /** Our own engine as a backend: conversations, bare continuations, weights, gauges. */
 import { readTemplateName, type TemplateName, type ToolStyle } from "../chat/index.ts";
-// Types alone: a gateway has no engine, and needs no torch.
 import type { Engine } from "../engine/index.ts";
 import type { RawEvent, RawRequest, Sampling, TokenInfo } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { type Backend, type Format, renderPrompt } from "./backend.ts";
 import { embedHere } from "./openai/embeddings.ts";
-import { EngineControl } from "./weights/control.ts";
 
 export interface EngineBackendOptions {
   names: readonly string[];
@@ -20,7 +18,9 @@ export interface EngineBackendOptions {
 }
 
 /** Throws `engine.tokenizer` for an engine without one, and `chat.template`. */
-export function engineBackend(engine: Engine, options: EngineBackendOptions): Backend {
+export async function engineBackend(engine: Engine, options: EngineBackendOptions): Promise<Backend> {
+  // On demand: a gateway has no engine, and loads no torch.
+  const { EngineControl } = await import("./weights/control.ts");
   const { names, toolStyle, sampling, pace = 40 } = options;
   const template = readTemplateName(options.template);
   const style = toolStyle && { toolStyle };

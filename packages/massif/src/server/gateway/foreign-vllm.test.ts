@@ -71,7 +71,7 @@ describe.skipIf(!python)("vLLM behind the gateway (MASSIF_VLLM_PYTHON)", { timeo
     });
     const engine = stack.use(openEngine({ model, tokenizer, cacheBytes: 8 << 20, exact: true }));
     const ours = new Service();
-    ours.add(engineBackend(engine, { names: ["k2"], template: "instruct-v2" }));
+    ours.add(await engineBackend(engine, { names: ["k2"], template: "instruct-v2" }));
     own = await listen({ service: ours, grace: 100 });
     stack.defer(() => own.close());
     for (let up = false; !up; ) {

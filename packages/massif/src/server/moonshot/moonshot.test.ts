@@ -20,7 +20,7 @@ beforeAll(async () => {
   model = tinyModel();
   engine = openEngine({ model, tokenizer: byteTokenizer(), cacheBytes: 1 << 20, exact: true });
   const service = new Service();
-  service.add(engineBackend(engine, { names: ["k2"], template: "instruct-v2" }));
+  service.add(await engineBackend(engine, { names: ["k2"], template: "instruct-v2" }));
   const keys = new Keys([alice, bob].map((key, i) => ({ key, name: `k${i}` })));
   server = await listen({ service, keys, unixTime: () => now });
 });

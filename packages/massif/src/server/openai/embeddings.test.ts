@@ -19,7 +19,7 @@ beforeAll(async () => {
   model = tinyModel();
   engine = openEngine({ model, tokenizer: byteTokenizer(), cacheBytes: 1 << 20 });
   service = new Service({ running: 2 });
-  service.add(engineBackend(engine, { names: ["k2"], template: "instruct-v2" }));
+  service.add(await engineBackend(engine, { names: ["k2"], template: "instruct-v2" }));
   const keys = new Keys([{ key: "a-key-of-mine", name: "mine", tokens: 2000 }]);
   server = await listen({ service, keys });
   client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "a-key-of-mine", maxRetries: 0 });

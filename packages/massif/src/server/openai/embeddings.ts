@@ -1,7 +1,7 @@
 /** `/v1/embeddings`: the mean of the model's last hidden states at unit length, or what the upstream gives. */
 import type { Hono } from "hono";
 import { z } from "zod";
-import { type Engine, unit } from "../../engine/index.ts";
+import type { Engine } from "../../engine/index.ts";
 import { readFields } from "../body.ts";
 import { ApiError, invalid } from "../errors.ts";
 import { type App, body, type Ctx, callerOf, type Env, modelIn } from "../http.ts";
@@ -85,7 +85,10 @@ export async function embedHere(engine: Engine, inputs: EmbeddingInputs, { signa
 /** The first components, at unit length again. Throws 400 where there are not so many. */
 function shorten(vector: Float32Array, dimensions = vector.length): Float32Array {
   if (dimensions > vector.length) throw invalid("dimensions", `at most ${vector.length}`);
-  return dimensions === vector.length ? vector : unit(vector.slice(0, dimensions));
+  if (dimensions === vector.length) return vector;
+  const cut = vector.subarray(0, dimensions);
+  const length = Math.hypot(...cut);
+  return length > 0 ? cut.map((x) => x / length) : cut;
 }
 
 /** Little-endian, as OpenAI's clients read it. */

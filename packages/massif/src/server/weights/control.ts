@@ -1,6 +1,6 @@
 /** The weights behind a model, for reinforcement learning: stop and go, sleep, other weights, proof of which they are. */
 import { createHash } from "node:crypto";
-import { type SafeTensors, type Tensor, torch } from "@massif/torch";
+import { SafeTensors, type Tensor, torch } from "@massif/torch";
 import type { Engine } from "../../engine/index.ts";
 import { checkpointTensors } from "../../model/index.ts";
 import { ApiError } from "../errors.ts";
@@ -30,6 +30,8 @@ export interface Control {
    *  is there. What is under way ends first, or is aborted; in a paused engine it goes on under the new weights. Returns the
    *  new version. */
   update(source: string | readonly SafeTensors[], underWay: "finish" | "abort"): Promise<number>;
+  /** The tensors of a file. Throws where it is no safetensors file. */
+  read(path: string): SafeTensors;
   /** Throws 400 for a tensor that the model does not have, or has in another shape. */
   check(file: SafeTensors): void;
   readonly asleep: readonly Memory[];
@@ -104,6 +106,10 @@ export class EngineControl implements Control {
       },
       { underWay: how },
     );
+  }
+
+  read(path: string): SafeTensors {
+    return new SafeTensors(path);
   }
 
   check(file: SafeTensors): void {

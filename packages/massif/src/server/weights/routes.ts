@@ -109,7 +109,7 @@ export function weightRoutes(hono: Hono<Env>, app: App): void {
     if (/octet-stream|safetensors/i.test(type)) {
       const { path: _, ...fields } = readFields(TensorBody, c.req.query());
       const most = control.describe().reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 8), MARGIN);
-      return { sent: [await SentTensors.receive(c.req.raw.body, most)], fields };
+      return { sent: [await SentTensors.receive(control, c.req.raw.body, most)], fields };
     }
     const {
       path,
@@ -120,8 +120,8 @@ export function weightRoutes(hono: Hono<Env>, app: App): void {
       throw invalid("path", "a .safetensors file under the root, or send its bytes as application/octet-stream");
     const sent =
       path === undefined
-        ? texts!.map((text) => SentTensors.decode(text))
-        : [SentTensors.at(inside(root, path, "path"))];
+        ? texts!.map((text) => SentTensors.decode(control, text))
+        : [SentTensors.at(control, inside(root, path, "path"))];
     return { sent, fields };
   };
   const fromTensors = async (c: Context<Env>, control: Control, given?: Record<string, unknown>) => {

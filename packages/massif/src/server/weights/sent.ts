@@ -3,8 +3,9 @@ import { createWriteStream, mkdtempSync, rmSync, statSync, writeFileSync } from 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
-import { SafeTensors } from "@massif/torch";
+import type { SafeTensors } from "@massif/torch";
 import { ApiError, invalid } from "../errors.ts";
+import type { Control } from "./control.ts";
 
 /** Tensors of a file; those that were sent are gone with it. */
 export class SentTensors implements Disposable {
@@ -12,10 +13,10 @@ export class SentTensors implements Disposable {
   readonly #folder: string | undefined;
 
   /** Throws 400 where it is no safetensors file. */
-  constructor(path: string, folder?: string) {
+  constructor(control: Control, path: string, folder?: string) {
     this.#folder = folder;
     try {
-      this.file = new SafeTensors(path);
+      this.file = control.read(path);
     } catch (cause) {
       this[Symbol.dispose]();
       const message = cause instanceof Error ? cause.message.replaceAll(path, "the file") : "no safetensors";
@@ -24,7 +25,7 @@ export class SentTensors implements Disposable {
   }
 
   /** From a body, on disk as it comes. Throws 413 beyond `most` bytes. */
-  static async receive(body: ReadableStream<Uint8Array> | null, most: number): Promise<SentTensors> {
+  static async receive(control: Control, body: ReadableStream<Uint8Array> | null, most: number): Promise<SentTensors> {
     const folder = mkdtempSync(join(tmpdir(), "massif-tensors-"));
     const path = join(folder, "sent.safetensors");
     try {
@@ -38,7 +39,7 @@ export class SentTensors implements Disposable {
         }
       };
       await pipeline(counted, createWriteStream(path));
-      return new SentTensors(path, folder);
+      return new SentTensors(control, path, folder);
     } catch (error) {
       rmSync(folder, { recursive: true, force: true });
       throw error;
@@ -46,17 +47,17 @@ export class SentTensors implements Disposable {
   }
 
   /** From base64 (SGLang's `serialized_named_tensors`, here of a safetensors file). */
-  static decode(base64: string): SentTensors {
+  static decode(control: Control, base64: string): SentTensors {
     const folder = mkdtempSync(join(tmpdir(), "massif-tensors-"));
     const path = join(folder, "sent.safetensors");
     writeFileSync(path, Buffer.from(base64, "base64"));
-    return new SentTensors(path, folder);
+    return new SentTensors(control, path, folder);
   }
 
   /** Throws 400. */
-  static at(path: string): SentTensors {
+  static at(control: Control, path: string): SentTensors {
     if (!path.endsWith(".safetensors") || !statSync(path).isFile()) throw invalid("path", "not a .safetensors file");
-    return new SentTensors(path);
+    return new SentTensors(control, path);
   }
 
   [Symbol.dispose](): void {

@@ -32,7 +32,7 @@ const answer = async (client: OpenAI) =>
 async function serve(model: Model): Promise<Served> {
   const engine = openEngine({ model, tokenizer: byteTokenizer(), cacheBytes: 1 << 20, exact: true });
   const service = new Service();
-  service.add(engineBackend(engine, { names: ["k2"], template: "instruct-v2", pace: 0 }));
+  service.add(await engineBackend(engine, { names: ["k2"], template: "instruct-v2", pace: 0 }));
   const keys = new Keys([
     { key: "admin-key-1", name: "admin", admin: true },
     { key: "user-key-1", name: "user" },
