@@ -87,11 +87,6 @@ export function modelIn(fields: Record<string, unknown>): string {
   return fields.model;
 }
 
-export function allowExplain(explain: boolean, app: App): void {
-  if (explain && !app.debug)
-    throw new ApiError(400, "explain: only on a server that was started with --debug", { param: "explain" });
-}
-
 /** Requests that the server makes to itself, for a key: they come after all others. */
 const inner = new WeakMap<Request, { key: Key | undefined }>();
 

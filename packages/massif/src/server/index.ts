@@ -5,7 +5,6 @@ export { type EngineBackendOptions, engineBackend } from "./engine.ts";
 export { ApiError } from "./errors.ts";
 export { type Gateway, type GatewayOptions, openGateway } from "./gateway/gateway.ts";
 export { type UpstreamOptions, Upstreams, type UpstreamsOptions } from "./gateway/upstreams.ts";
-export { Validator } from "./gateway/validate.ts";
 export {
   builtInSchemas,
   passes,
@@ -22,4 +21,5 @@ export { type KeyOptions, Keys } from "./keys.ts";
 export { type Listening, type ListenOptions, listen } from "./listen.ts";
 export { type Search, type SearchResult, searchEndpoint } from "./moonshot/web-search.ts";
 export { Service, type ServiceOptions } from "./service.ts";
+export { Validator } from "./validate.ts";
 export type { Control } from "./weights/control.ts";

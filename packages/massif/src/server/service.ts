@@ -6,11 +6,12 @@ import {
   type ModelEvent,
   type RawEvent,
   type RawRequest,
-  type Trace,
   type Usage,
 } from "../llm/index.ts";
+import { merge, streams, totalUsage } from "./answers.ts";
 import type { Backend } from "./backend.ts";
 import { ApiError, CLIENT_GONE, toApiError } from "./errors.ts";
+import type { Explanation } from "./explain.ts";
 import type { Key } from "./keys.ts";
 import { Metrics } from "./metrics.ts";
 import { Slots } from "./slots.ts";
@@ -54,22 +55,6 @@ export interface Tagged {
 export interface TaggedRaw {
   choice: number;
   event: RawEvent;
-}
-
-/** What `explain` tells. */
-export interface Explanation {
-  model: string;
-  prompt?: string;
-  prompt_ids?: number[];
-  request: unknown;
-  queue_ms: number;
-  first_event_ms?: number;
-  total_ms?: number;
-  cached_tokens?: number;
-  weight_version?: number;
-  /** Of each answer, from our own engine: its queue (milliseconds since it came there), cache and masks. */
-  engine?: Record<string, unknown>[];
-  problems: { choice: number; code: string; text: string }[];
 }
 
 export class Service {
@@ -241,19 +226,11 @@ export class Service {
     }
   }
 
-  /** The beginning of what `explain` tells. */
-  explain(call: Call): Explanation {
-    const backend = this.backend(call.model);
-    const { signal: _, messages: __, tools: ___, ...request } = call.chat;
-    const prompt = backend.prompt?.(call.chat);
-    return {
-      model: backend.model.name,
-      ...(prompt && { prompt: prompt.rendered, prompt_ids: prompt.ids }),
-      request,
-      queue_ms: 0,
-      ...(backend.control && { weight_version: backend.control.version }),
-      problems: [],
-    };
+  /** Tokens of a conversation's prompt. Throws 400 where the prompt is made elsewhere. */
+  countTokens(model: string, chat: ChatRequest): number {
+    const prompt = this.backend(model).prompt?.(chat);
+    if (!prompt) throw new ApiError(400, "model: its prompts are made upstream; start the gateway with --tokenizer");
+    return prompt.ids.length;
   }
 
   /** Ends requests that are under way or wait: those with these ids, or all. Returns how many. */
@@ -287,77 +264,4 @@ function abortedHere(error: ApiError): ApiError {
   if (error.status !== CLIENT_GONE) return error;
   const trouble = { code: "aborted", retryAfter: 1000, cause: error };
   return new ApiError(503, "the server aborted the request: ask again", trouble);
-}
-
-/** `n` answers are `n` requests, each with its own seed. */
-function streams(
-  { model }: Backend,
-  { chat, n }: Call,
-  { key }: Caller,
-  signal: AbortSignal,
-  explanation: Explanation | undefined,
-): AsyncIterable<ModelEvent>[] {
-  // The engine lets users take turns.
-  const metadata = { ...chat.metadata, ...(key && { user: key.name }) };
-  return Array.from({ length: n }, (_, i) => {
-    const seed = chat.sampling?.seed;
-    const sampling = seed === undefined || !i ? chat.sampling : { ...chat.sampling, seed: seed + i };
-    const onTrace = (trace: Trace) => {
-      (explanation!.engine ??= []).push(explained(i, trace));
-    };
-    const more = { metadata, signal, ...(explanation && { onTrace }) };
-    return model.stream({ ...chat, ...(sampling && { sampling }), ...more });
-  });
-}
-
-function explained(choice: number, trace: Trace): Record<string, unknown> {
-  const { admitted, firstToken, finished, preemptions, blocksFound, masks } = trace;
-  const { asked, computed, forced, milliseconds } = masks;
-  return {
-    choice,
-    queue: { arrived_ms: 0, admitted_ms: admitted, first_token_ms: firstToken, finished_ms: finished, preemptions },
-    cache_blocks_hit: blocksFound,
-    masks: { asked, computed, cached: Math.max(0, asked - computed), forced_tokens: forced, ms: milliseconds },
-  };
-}
-
-/** Events of several streams in the order in which they come. */
-export async function* merge<E>(
-  streams: readonly AsyncIterable<E>[],
-): AsyncGenerator<{ choice: number; event: E }, void, undefined> {
-  if (streams.length === 1) {
-    for await (const event of streams[0]!) yield { choice: 0, event };
-    return;
-  }
-  const iterators = streams.map((stream) => stream[Symbol.asyncIterator]());
-  const ask = (choice: number) => iterators[choice]!.next().then((next) => ({ choice, next }));
-  const pending = new Map(iterators.map((_, choice) => [choice, ask(choice)]));
-  try {
-    while (pending.size) {
-      const { choice, next } = await Promise.race(pending.values());
-      if (next.done) pending.delete(choice);
-      else {
-        yield { choice, event: next.value };
-        pending.set(choice, ask(choice));
-      }
-    }
-  } finally {
-    // The caller's signal has fired or fires now; whatever the others still say is nobody's.
-    for (const rest of pending.values()) rest.catch(() => undefined);
-    for (const choice of pending.keys()) void iterators[choice]!.return?.().catch(() => undefined);
-  }
-}
-
-/** Of several answers to one prompt: it counts once. */
-export function totalUsage(usages: readonly (Usage | undefined)[]): Usage {
-  const total: Usage = { promptTokens: 0, completionTokens: 0 };
-  for (const usage of usages) {
-    if (!usage) continue;
-    total.promptTokens = Math.max(total.promptTokens, usage.promptTokens);
-    total.completionTokens += usage.completionTokens;
-    if (usage.cachedTokens !== undefined) total.cachedTokens = Math.max(total.cachedTokens ?? 0, usage.cachedTokens);
-    if (usage.reasoningTokens !== undefined)
-      total.reasoningTokens = (total.reasoningTokens ?? 0) + usage.reasoningTokens;
-  }
-  return total;
 }

@@ -9,9 +9,9 @@ import { type ChatRequest, LlmError, type ModelEvent, ScriptedModel } from "../.
 import { listen } from "../listen.ts";
 import { Service } from "../service.ts";
 import { post, scripted, weather } from "../testing.ts";
+import { Validator } from "../validate.ts";
 import { openGateway } from "./gateway.ts";
 import { Upstreams } from "./upstreams.ts";
-import { Validator } from "./validate.ts";
 import { VerifiedModel } from "./verified.ts";
 
 const ask: ChatRequest = { messages: [{ role: "user", content: "hi" }] };

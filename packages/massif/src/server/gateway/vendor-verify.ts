@@ -5,7 +5,7 @@ import { createHash } from "node:crypto";
 import { MassifError } from "../../common/index.ts";
 import { type ChatRequest, type Completion, complete, type LanguageModel, LlmError } from "../../llm/index.ts";
 import { readChat } from "../openai/chat.ts";
-import { Validator } from "./validate.ts";
+import { Validator } from "../validate.ts";
 
 export interface VerifyCase {
   /** MD5 of the request as JSON with sorted keys, as K2-Vendor-Verifier has it. */

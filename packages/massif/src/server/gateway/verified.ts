@@ -2,7 +2,7 @@
  *  separated K2's own service from engines without an enforcer (kimi-k2.md §7.13). */
 import { callCount, nativeId } from "../../chat/index.ts";
 import { type ChatRequest, complete, type LanguageModel, type ModelEvent, type Usage } from "../../llm/index.ts";
-import { Validator } from "./validate.ts";
+import { Validator } from "../validate.ts";
 import { addUsage, writeCall } from "./written-call.ts";
 
 export type CallOutcome = "valid" | "repaired" | "invalid";

@@ -6,8 +6,8 @@ import { z } from "zod";
 import type { ToolSpec } from "../../chat/index.ts";
 import { readFields } from "../body.ts";
 import { ApiError, invalid } from "../errors.ts";
-import { Validator } from "../gateway/validate.ts";
 import { type App, body, type Ctx, type Env } from "../http.ts";
+import { Validator } from "../validate.ts";
 import { searchTool } from "./web-search.ts";
 
 type Arguments = Record<string, unknown>;

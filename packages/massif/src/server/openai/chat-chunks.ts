@@ -1,7 +1,9 @@
 /** A message's events as chunks of `/v1/chat/completions`, or as one answer (serving-and-agent.md §2.1, §3). */
 import { assemble, type ChatEvent, type ToolCall } from "../../chat/index.ts";
 import type { ModelEvent, TokenInfo, Usage } from "../../llm/index.ts";
-import { type Explanation, type Tagged, totalUsage } from "../service.ts";
+import { totalUsage } from "../answers.ts";
+import type { Explanation } from "../explain.ts";
+import type { Tagged } from "../service.ts";
 import type { ChatCall } from "./chat.ts";
 import { InputReader, inputOf } from "./custom-tools.ts";
 

@@ -2,12 +2,12 @@
  *  `logprobs` and `max_tokens: 0` it scores a text. */
 import { z } from "zod";
 import type { RawEvent, RawRequest, TokenInfo, Usage } from "../../llm/index.ts";
+import { totalUsage } from "../answers.ts";
 import type { Backend } from "../backend.ts";
 import { readFields } from "../body.ts";
 import { engineFields, engineRequest, engineSampling, upstreamFields, upstreamOnly } from "../engine-fields.ts";
 import { ApiError, invalid } from "../errors.ts";
 import { fieldLimits, samplingFields, samplingOf } from "../fields.ts";
-import { totalUsage } from "../service.ts";
 import { type Head, usageBody } from "./chat-chunks.ts";
 
 const Ids = z.array(z.int().min(0)).min(1);

@@ -3,7 +3,6 @@ import type { Hono } from "hono";
 import { z } from "zod";
 import { MessageSchema, ToolSpecSchema } from "../../chat/index.ts";
 import type { Tokenizer } from "../../tokenizer/index.ts";
-import { countTokens } from "../app.ts";
 import { readFields } from "../body.ts";
 import { ApiError } from "../errors.ts";
 import { type App, body, type Ctx, type Env, modelIn } from "../http.ts";
@@ -59,7 +58,7 @@ export function tokenRoutes(hono: Hono<Env>, app: App, prepare: Prepare): void {
     const { fields } = await prepare(c as Ctx, await body(c, app));
     const model = modelIn(fields);
     const { chat } = readChat(fields, service.backend(model), app);
-    return c.json({ data: { total_tokens: countTokens(app, model, chat) } });
+    return c.json({ data: { total_tokens: service.countTokens(model, chat) } });
   });
 
   // A self-hosted server sells nothing: the balance is what a key has left of its tokens.

@@ -1,15 +1,16 @@
 /** The routes of the Responses API, and the responses that are kept: in memory, each key its own, the oldest forgotten. */
 import type { Hono } from "hono";
-import { countTokens } from "../app.ts";
 import { ApiError, toApiError } from "../errors.ts";
-import { type App, allowExplain, body, type Ctx, type Env, leaving, modelIn, stream } from "../http.ts";
+import { explanationOf } from "../explain.ts";
+import { type App, body, type Ctx, type Env, leaving, modelIn, stream } from "../http.ts";
+import { ownerOf } from "../shelf.ts";
 import { frame } from "../sse.ts";
 import { compactionRoutes, withSummaries } from "./compaction.ts";
 import { ResponseEvents } from "./events.ts";
 import { type Item, type ResponsesCall, readResponses } from "./responses.ts";
 
 interface Stored {
-  owner: string | undefined;
+  owner: string;
   events: ResponseEvents;
   input: Item[];
   history: Item[];
@@ -42,7 +43,7 @@ class ResponseStore {
 
   /** Of a key's own: those of these items that its stored responses have made. */
   items(ids: ReadonlySet<string>, c: Ctx): Map<string, Item> {
-    const owner = c.get("key")?.name;
+    const owner = ownerOf(c);
     const found = new Map<string, Item>();
     for (const { owner: whose, events } of [...this.#stored.values()].reverse()) {
       if (found.size === ids.size) break;
@@ -54,7 +55,7 @@ class ResponseStore {
   /** Throws 404, for another key's too. */
   get(id: string, c: Ctx, param?: string): Stored {
     const stored = this.#stored.get(id);
-    if (stored && stored.owner === c.get("key")?.name) return stored;
+    if (stored && stored.owner === ownerOf(c)) return stored;
     throw new ApiError(404, `there is no response ${id.slice(0, 100)}`, { ...(param && { param }) });
   }
 }
@@ -82,7 +83,6 @@ export function responsesRoutes(hono: Hono<Env>, app: App): void {
     const fields = await body(c as Ctx, app);
     service.backend(modelIn(fields));
     const call = read(c as Ctx, fields);
-    allowExplain(call.explain, app);
     const id = `resp_${app.newId()}`;
     const { echo, model, input, history } = call;
     const events = new ResponseEvents({
@@ -90,13 +90,13 @@ export function responsesRoutes(hono: Hono<Env>, app: App): void {
       ...{ logprobs: call.chat.logprobs !== undefined, custom: call.custom },
     });
     const cancelled = new AbortController();
-    const explanation = call.explain ? service.explain(call) : undefined;
+    const explanation = explanationOf(call, app);
     const { caller, abort } = leaving(c as Ctx);
     const signal = call.background ? cancelled.signal : AbortSignal.any([caller.signal, cancelled.signal]);
     if (call.store) {
       const bytes = Buffer.byteLength(JSON.stringify(history)) + 4 * (call.chat.sampling?.maxTokens ?? 4096);
       store.add(id, {
-        ...{ owner: c.get("key")?.name, events, input, history, bytes },
+        ...{ owner: ownerOf(c as Ctx), events, input, history, bytes },
         cancel: () => cancelled.abort(),
       });
     }
@@ -139,7 +139,7 @@ export function responsesRoutes(hono: Hono<Env>, app: App): void {
   hono.post("/v1/responses/input_tokens", async (c) => {
     const fields = await body(c as Ctx, app);
     const call = read(c as Ctx, fields);
-    const input_tokens = countTokens(app, call.model, call.chat);
+    const input_tokens = service.countTokens(call.model, call.chat);
     return c.json({ object: "response.input_tokens", input_tokens });
   });
   hono.post("/v1/responses/:id/cancel", async (c) => {

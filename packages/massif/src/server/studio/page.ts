@@ -3,7 +3,7 @@ import { studioFile } from "@massif/studio";
 import type { Hono } from "hono";
 import type { Env } from "../http.ts";
 
-export function studioRoutes(hono: Hono<Env>): void {
+export function pageRoutes(hono: Hono<Env>): void {
   for (const path of ["/", "/runs", "/studio/:name"])
     hono.get(path, async (c, next) => {
       const file = studioFile(c.req.path);

@@ -15,6 +15,7 @@ import type { LanguageModel } from "../../llm/index.ts";
 import { openWorld, type World } from "../../worlds/index.ts";
 import { ApiError, invalid } from "../errors.ts";
 import { type App, body, type Ctx, callerOf, type Env, leaving, modelIn, stream } from "../http.ts";
+import { ownerOf } from "../shelf.ts";
 import { Play } from "./play.ts";
 import { ownMachine } from "./runs.ts";
 
@@ -28,7 +29,7 @@ const CHARACTERS = 4000;
 interface Held {
   play: Play;
   /** Of the key that began it. */
-  owner: string | undefined;
+  owner: string;
   touched: number;
 }
 
@@ -47,7 +48,7 @@ export function worldRoutes(hono: Hono<Env>, app: App): void {
 
   const find = (c: Ctx): Play => {
     const found = held.get(c.req.param("id") ?? "");
-    if (!found || found.owner !== c.get("key")?.id) throw new ApiError(404, "there is no such conversation");
+    if (!found || found.owner !== ownerOf(c)) throw new ApiError(404, "there is no such conversation");
     found.touched = Date.now();
     return found.play;
   };
@@ -85,7 +86,7 @@ export function worldRoutes(hono: Hono<Env>, app: App): void {
       },
     });
     const id = app.newId();
-    held.set(id, { play, owner: c.get("key")?.id, touched: Date.now() });
+    held.set(id, { play, owner: ownerOf(c as Ctx), touched: Date.now() });
     return c.json({ id, ...describe(world), seed: Math.floor(seed), brief: await play.brief });
   });
 

@@ -7,7 +7,6 @@ import { readFields } from "../body.ts";
 import { ApiError } from "../errors.ts";
 import { type App, body, type Ctx, type Env } from "../http.ts";
 import type { Control, Memory } from "./control.ts";
-import { weightRoutes } from "./routes.ts";
 
 /** vLLM's words and SGLang's for what becomes of requests that are under way. */
 const modes = { keep: "keep", in_place: "keep", retract: "retract", wait: "wait", abort: "abort" } as const;
@@ -51,7 +50,6 @@ export function adminRoutes(hono: Hono<Env>, app: App): void {
   hono.get("/is_paused", (c) => c.json({ is_paused: controls(c).every(({ paused }) => paused) }));
   hono.get("/is_sleeping", (c) => c.json({ is_sleeping: controls(c).some(({ asleep }) => asleep.length > 0) }));
   hono.get("/get_world_size", (c) => c.json({ world_size: controls(c) && 1 }));
-  weightRoutes(hono, app);
   if (weightsRoot === undefined) return;
 
   /** A change under all of its names. */

@@ -2,7 +2,7 @@
  *  takes too long is a check that fails. */
 import { createContext, Script } from "node:vm";
 import { Ajv } from "ajv";
-import type { JsonSchema, ToolSpec } from "../../chat/index.ts";
+import type { JsonSchema, ToolSpec } from "../chat/index.ts";
 
 /** Milliseconds for one pattern on one text. */
 const PATIENCE = 25;
