@@ -1,18 +1,13 @@
 /** One chart: its lines, the cursor that all charts share, and what both say to those who do not see them. */
 import { Component, type ComponentChild, createRef, h } from "preact";
 import type { ChartSpec } from "./curated.ts";
+import { duration, figure, whole } from "./figures.ts";
+import { oncePerFrame } from "./frame.ts";
 import { inkOf } from "./ink.ts";
+import { extent, type Line, linesOf, marksOf, type Shown, troublesOf, valueAt } from "./line.ts";
 import { type Axes, drawScene, EDGE, type Stroke } from "./plot.ts";
-import type { RunData, XAxis } from "./run-data.ts";
-import { type Column, decimate, duration, figure, lowerBound, smooth } from "./series.ts";
-
-export interface Shown {
-  run: RunData;
-  /** Its name beside others. */
-  name: string;
-  /** Of the eight. */
-  colour: number;
-}
+import type { XAxis } from "./run-data.ts";
+import { decimate, smooth } from "./series.ts";
 
 export interface ChartProps {
   spec: ChartSpec;
@@ -27,35 +22,15 @@ export interface ChartProps {
   onWindow(window: { from: number; to: number } | undefined): void;
 }
 
-interface Series {
-  id: string;
-  label: string;
-  run: RunData;
-  x: Column;
-  y: Column;
-  colour: number;
-  dash: readonly number[];
-}
-
-const dashes: readonly (readonly number[])[] = [[], [7, 3], [2, 3], [9, 3, 2, 3]];
-/** Events after which a curve is not what it was. */
-const troubles = new Set(["skip", "rollback", "lock-in"]);
-
 const charts = new Set<Chart>();
-let drawing = false;
 
-/** Draws what has changed and is seen, once a frame. */
-function drawSoon(): void {
-  if (drawing) return;
-  drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
-    const start = performance.now();
-    let drawn = 0;
-    for (const chart of charts) if (chart.drawIfSeen()) drawn++;
-    if (drawn) performance.measure("draw", { start });
-  });
-}
+/** Draws what has changed and is seen. */
+const drawSoon = oncePerFrame(() => {
+  const start = performance.now();
+  let drawn = 0;
+  for (const chart of charts) if (chart.drawIfSeen()) drawn++;
+  if (drawn) performance.measure("draw", { start });
+});
 
 function setCursor(x: number | undefined): void {
   for (const chart of charts) chart.showCursor(x);
@@ -69,7 +44,7 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
   readonly #band = createRef<HTMLDivElement>();
   readonly #values = new Map<string, HTMLElement>();
   #axes: Axes | undefined;
-  #series: Series[] = [];
+  #lines: Line[] = [];
   #dirty = true;
   #seen = false;
   #watch: IntersectionObserver | undefined;
@@ -115,26 +90,8 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
     drawSoon();
   }
 
-  /** Every line of every run that has it. */
-  #allSeries({ spec, runs, axis }: ChartProps): Series[] {
-    return runs.flatMap(({ run, name, colour }) =>
-      spec.lines.flatMap(({ key, label }, i) => {
-        const y = run.columns.get(key);
-        if (!y?.count) return [];
-        const alone = runs.length === 1;
-        return {
-          id: `${run.id} ${key}`,
-          label: alone ? (spec.lines.length > 1 ? label : "") : spec.lines.length > 1 ? `${name} · ${label}` : name,
-          ...{ run, x: run.x[axis], y },
-          colour: alone ? (colour + i) % 8 : colour,
-          dash: alone ? dashes[Math.floor(i / 8) % 4]! : dashes[i % 4]!,
-        };
-      }),
-    );
-  }
-
-  get #shown(): Series[] {
-    return this.#series.filter(({ id }) => !this.state.hidden.has(id));
+  get #shown(): Line[] {
+    return this.#lines.filter(({ id }) => !this.state.hidden.has(id));
   }
 
   drawIfSeen(): boolean {
@@ -151,15 +108,11 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
       const soft = raw.points * smoothing >= 3 ? smooth(x.values, y, window, smoothing) : undefined;
       return { raw, ...(soft && { smooth: soft }), colour: inkOf(`--run-${colour}`), dash };
     });
-    const places = (run: RunData, steps: readonly number[]) => steps.map((step) => run.xOf(axis, step));
     const ones = [...new Set(shown.map(({ run }) => run))];
     this.#axes = drawScene(this.#canvas.current!, box.clientWidth, box.clientHeight, {
       ...{ strokes, from, to, log: this.state.log, share: spec.share ?? false },
       ...(spec.level && { level: spec.level }),
-      troubles: ones.flatMap((run) => {
-        const wrong = run.events.filter(({ event }) => troubles.has(event));
-        return places(run, [...new Set(wrong.map(({ step }) => step))]);
-      }),
+      troubles: ones.flatMap((run) => troublesOf(run, axis)),
       marks: spec.marks ? ones.flatMap((run) => marksOf(run, spec.marks!.key, axis, window)) : [],
       showX: axis === "time" ? duration : figure,
       inks: { line: inkOf("--line"), faint: inkOf("--faint"), wrong: inkOf("--wrong"), ground: inkOf("--raised") },
@@ -177,9 +130,9 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
     const within = left >= EDGE.left && left <= this.#plot.current!.clientWidth - EDGE.right + 1;
     cursor.hidden = !within;
     if (within) cursor.style.translate = `${left}px`;
-    for (const series of this.#series) {
-      const element = this.#values.get(series.id);
-      const text = figure(valueAt(series, x));
+    for (const line of this.#lines) {
+      const element = this.#values.get(line.id);
+      const text = figure(valueAt(line, x));
       if (element && element.textContent !== text) element.textContent = text;
     }
     if (within) cursor.dataset.x = this.#sayX(x!);
@@ -187,7 +140,7 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
 
   #sayX(x: number): string {
     const { axis } = this.props;
-    const value = axis === "step" ? Math.round(x).toLocaleString("en") : axis === "time" ? duration(x) : figure(x);
+    const value = axis === "step" ? whole(x) : axis === "time" ? duration(x) : figure(x);
     return axis === "step" ? `step ${value}` : axis === "tokens" ? `${value} tokens` : value;
   }
 
@@ -249,7 +202,7 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
 
   override render(props: ChartProps, { log, hidden, said }: Chart["state"]): ComponentChild {
     const { spec } = props;
-    this.#series = this.#allSeries(props);
+    this.#lines = linesOf(spec, props.runs, props.axis);
     const toggle = (id: string) => {
       const next = new Set(hidden);
       if (!next.delete(id)) next.add(id);
@@ -274,14 +227,14 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
       h(
         "ul",
         { class: "legend" },
-        this.#series.map(({ id, label, colour, dash }) =>
+        this.#lines.map(({ id, label, colour, dash }) =>
           h(
             "li",
             { key: id },
             h(
               "button",
               {
-                ...{ type: "button", "aria-pressed": !hidden.has(id), disabled: this.#series.length === 1 },
+                ...{ type: "button", "aria-pressed": !hidden.has(id), disabled: this.#lines.length === 1 },
                 ...{ onClick: () => toggle(id), "aria-label": `${label || spec.title}: shown`, title: label },
               },
               h("span", { key: "swatch", class: `swatch run-${colour}${dash.length ? " dashed" : ""}` }),
@@ -312,39 +265,4 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
       h("p", { class: "unseen", role: "status" }, said),
     );
   }
-}
-
-function valueAt({ x, y }: Series, at: number | undefined): number {
-  if (at === undefined) return y.values[y.lastAt(y.length)] ?? Number.NaN;
-  // Another run may go on where this one has ended.
-  if (at > x.values[x.length - 1]!) return Number.NaN;
-  const next = lowerBound(x.values, x.length, at);
-  // The row that is nearer.
-  const row = next > 0 && (next === x.length || at - x.values[next - 1]! < x.values[next]! - at) ? next - 1 : next;
-  return y.values[y.lastAt(row)] ?? Number.NaN;
-}
-
-/** From the first to the last row of all runs. */
-export function extent(runs: readonly Shown[], axis: XAxis): { from: number; to: number } {
-  let [from, to] = [Infinity, -Infinity];
-  for (const { run } of runs) {
-    if (!run.rows) continue;
-    from = Math.min(from, run.x[axis].values[0]!);
-    to = Math.max(to, run.x[axis].values[run.rows - 1]!);
-  }
-  return from > to ? { from: 0, to: 1 } : { from, to: to > from ? to : from + 1 };
-}
-
-/** Where a column is above 0, one mark a pixel. */
-function marksOf(
-  run: RunData,
-  key: string,
-  axis: XAxis,
-  window: { from: number; to: number; width: number },
-): number[] {
-  const column = run.columns.get(key);
-  if (!column) return [];
-  const { at, parts } = decimate(run.x[axis].values, column, window);
-  const unit = (window.to - window.from) / window.width;
-  return at.flatMap((pixel, i) => (parts[4 * i + 2]! > 0 ? window.from + pixel * unit : []));
 }

@@ -1,13 +1,8 @@
 /** The server's stream of runs, opened again wherever it breaks, from where it was. */
 import type { Files, RunData, RunEvent } from "./run-data.ts";
+import { ask, readEvents, type ServerEvent } from "./wire.ts";
 
 export type Link = "connecting" | "live" | "lost";
-
-interface Message {
-  id?: string;
-  event: string;
-  lines: string[];
-}
 
 export interface Followed {
   runs: readonly RunData[];
@@ -26,12 +21,8 @@ export async function follow({ runs, key, place, onChange, onLink, signal }: Fol
   for (let wait = 250; !signal.aborted; wait = Math.min(wait * 2, 5000)) {
     try {
       onLink("connecting");
-      const response = await fetch(`/api/runs/stream?${query}`, {
-        signal,
-        headers: { ...(key && { authorization: `Bearer ${key}` }), ...(place.id && { "last-event-id": place.id }) },
-      });
-      if (!response.ok || !response.body) throw new Error(`the server says ${response.status}`);
-      for await (const message of readMessages(response.body)) {
+      const { body } = await ask({ path: `/api/runs/stream?${query}`, key, signal, last: place.id });
+      for await (const message of readEvents(body!)) {
         wait = 250;
         if (message.event === "now") onLink("live");
         take(message, byId);
@@ -57,7 +48,7 @@ function merged(old: string, now: string): string {
   return all.toString();
 }
 
-function take({ event, lines }: Message, runs: ReadonlyMap<string, RunData>): void {
+function take({ event, lines }: ServerEvent, runs: ReadonlyMap<string, RunData>): void {
   const head = JSON.parse(lines[0] ?? "{}") as { run?: string; reset?: boolean } & Partial<Files>;
   const run = runs.get(head.run ?? "");
   if (!run) return;
@@ -84,30 +75,5 @@ function rowsOf(lines: readonly string[]): Record<string, unknown>[] {
         return [];
       }
     });
-  }
-}
-
-async function* readMessages(body: ReadableStream<Uint8Array>): AsyncGenerator<Message, void, undefined> {
-  const reader = body.getReader();
-  const utf8 = new TextDecoder();
-  let held = "";
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      const blocks = (held + utf8.decode(value, { stream: true })).split("\n\n");
-      held = blocks.pop()!;
-      for (const block of blocks) {
-        const message: Message = { event: "", lines: [] };
-        for (const line of block.split("\n")) {
-          if (line.startsWith("data: ")) message.lines.push(line.slice(6));
-          else if (line.startsWith("event: ")) message.event = line.slice(7);
-          else if (line.startsWith("id: ")) message.id = line.slice(4);
-        }
-        if (message.event) yield message;
-      }
-    }
-  } finally {
-    reader.cancel().catch(() => undefined);
   }
 }

@@ -1,8 +1,8 @@
 /** Heat maps over steps, one a layer: the load of every expert, and the largest logit of every head with what was clipped. */
 import { Component, type ComponentChild, createRef, h } from "preact";
+import { figure, whole } from "./figures.ts";
 import { inkOf } from "./ink.ts";
 import type { Detail, RunData } from "./run-data.ts";
-import { figure } from "./series.ts";
 
 export interface Map2d {
   title: string;
@@ -194,15 +194,15 @@ export class Heat extends Component<Props, State> {
       h(
         "p",
         { class: "faint ends" },
-        h("span", null, `step ${steps[0]?.toLocaleString("en")}`),
+        h("span", null, `step ${whole(steps[0]!)}`),
         h("span", null, `${rows} ${what}s`),
-        h("span", null, steps.at(-1)?.toLocaleString("en")),
+        h("span", null, whole(steps.at(-1)!)),
       ),
       h(
         "p",
         { class: "said", "aria-live": "polite" },
         here
-          ? `${what} ${here.row}, step ${steps[here.column]!.toLocaleString("en")}: ${say(values[here.column]![here.row]!)}${marked?.[here.column]?.[here.row] ? ", clipped" : ""}`
+          ? `${what} ${here.row}, step ${whole(steps[here.column]!)}: ${say(values[here.column]![here.row]!)}${marked?.[here.column]?.[here.row] ? ", clipped" : ""}`
           : summary[0]!.toUpperCase() + summary.slice(1),
       ),
     );

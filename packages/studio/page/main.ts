@@ -1,30 +1,28 @@
 /** The chat page. */
 import { h, render } from "preact";
 import { open } from "./answer.ts";
+import { whole } from "./figures.ts";
 import { Mark } from "./mark.ts";
 import { AnswerView, SaidView, TroubleView } from "./message.ts";
 import { endPlay, findWorlds, mayspeak, playWorld, sayInWorld } from "./play.ts";
+import { Select } from "./select.ts";
 import { Panel } from "./settings.ts";
 import * as page from "./state.ts";
 import { change, state } from "./state.ts";
+import { showTheme, systemDark, ThemeButton } from "./theme.ts";
 import { BriefView, VerdictView, WorldChoice } from "./world.ts";
 
 function Header() {
   const { models, settings, panel, theme } = state;
-  const dark = theme === "dark" || (!theme && matchMedia("(prefers-color-scheme: dark)").matches);
   return h(
     "header",
     { class: "top" },
     h("h1", null, h(Mark, null), "Massif"),
     models.length > 1
-      ? h(
-          "select",
-          {
-            "aria-label": "Model",
-            onChange: (event: Event) => page.set("model", (event.target as HTMLSelectElement).value),
-          },
-          models.map(({ id }) => h("option", { value: id, selected: id === settings.model }, id)),
-        )
+      ? h(Select, {
+          ...{ "aria-label": "Model", value: settings.model, options: models.map(({ id }) => [id, id] as const) },
+          onSelect: (id: string) => page.set("model", id),
+        })
       : h("span", { class: "model faint" }, settings.model),
     h(WorldChoice, null),
     h("span", { class: "gap" }),
@@ -37,17 +35,7 @@ function Header() {
       },
       "New",
     ),
-    h(
-      "button",
-      {
-        ...{ type: "button", class: "icon", "aria-label": dark ? "Light colours" : "Dark colours" },
-        onClick: () => {
-          change({ theme: dark ? "light" : "dark" });
-          page.keep();
-        },
-      },
-      dark ? "☀" : "☾",
-    ),
+    h(ThemeButton, { theme, onTheme: page.setTheme }),
     h(
       "button",
       {
@@ -110,7 +98,7 @@ function Composer() {
       : waiting
         ? `${waiting === 1 ? "A call waits" : `${waiting} calls wait`} for a result above.`
         : count !== undefined && draft
-          ? `${count.toLocaleString("en")}${context ? ` of ${context.toLocaleString("en")}` : ""} tokens`
+          ? `${whole(count)}${context ? ` of ${whole(context)}` : ""} tokens`
           : how;
   return h(
     "form",
@@ -169,9 +157,7 @@ const App = () =>
 
 /** The end stays in sight while it grows, unless one has scrolled away from it. */
 function draw(): void {
-  const { theme } = state;
-  if (theme) document.documentElement.dataset.theme = theme;
-  else delete document.documentElement.dataset.theme;
+  showTheme(state.theme);
   const main = document.querySelector("main");
   const atEnd = state.toEnd || !main || main.scrollHeight - main.scrollTop - main.clientHeight < 48;
   state.toEnd = false;
@@ -185,7 +171,7 @@ addEventListener("keydown", (event) => {
   if (page.running() && !state.play) page.stop();
   else if (state.panel) change({ panel: false });
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => change());
+systemDark.addEventListener("change", () => change());
 
 page.onChange(draw);
 page.recall();

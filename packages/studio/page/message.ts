@@ -2,6 +2,8 @@
 import { Component, type ComponentChild, h } from "preact";
 import { useState } from "preact/hooks";
 import { type Answer, type Call, rate, type Said } from "./answer.ts";
+import { CallView } from "./call.ts";
+import { whole } from "./figures.ts";
 import { change, copy, copyCurl, edit, giveResult, state as page, regenerate, running } from "./state.ts";
 import { Markdown } from "./text.ts";
 import { Tokens } from "./tokens.ts";
@@ -93,7 +95,7 @@ export class AnswerView extends Component<AnswerProps, { tokens: boolean }> {
         : plain
           ? turn.content && h("pre", { class: "plain" }, turn.content)
           : h(Markdown, { text: turn.content }),
-      turn.calls.map((call, i) => h(CallView, { key: i, turn, call, index: i })),
+      turn.calls.map((call, i) => h(OpenCall, { key: i, turn, call, index: i })),
       live && h("span", { class: "caret", "aria-hidden": true }),
       turn.trouble && h(TroubleView, { trouble: turn.trouble, retry: () => regenerate(index) }),
       !live && h("p", { class: "facts faint" }, facts(turn)),
@@ -130,25 +132,14 @@ function Reasoning({ text, live }: { text: string; live: boolean }) {
   );
 }
 
-function pretty(json: string): string {
-  try {
-    return JSON.stringify(JSON.parse(json), null, 2);
-  } catch {
-    return json;
-  }
-}
-
 /** A call, and the field in which a person plays the tool. */
-function CallView({ turn, call, index }: { turn: Answer; call: Call; index: number }) {
+function OpenCall({ turn, call, index }: { turn: Answer; call: Call; index: number }) {
   const [text, setText] = useState("");
   const waits = turn.state === "done" && call.result === undefined;
   const id = `result-${call.id}-${index}`;
   return h(
-    "section",
-    { class: "call", "aria-label": `Call of ${call.name}` },
-    h("header", null, h("strong", null, call.name), h("span", { class: "faint" }, call.id)),
-    h("pre", { tabIndex: 0 }, turn.state === "running" ? call.arguments : pretty(call.arguments)),
-    call.result !== undefined && [h("h4", null, "Result"), h("pre", { tabIndex: 0 }, pretty(call.result))],
+    CallView,
+    { name: call.name, id: call.id, args: call.arguments, result: call.result },
     waits &&
       h(
         "form",
@@ -196,10 +187,10 @@ function facts(answer: Answer): string {
   };
   return [
     ended === "stopped" ? "stopped" : endings[finish ?? ""],
-    usage && `${usage.prompt.toLocaleString("en")} tokens in`,
-    usage && usage.cached > 0 && `${usage.cached.toLocaleString("en")} cached`,
-    usage && `${usage.completion.toLocaleString("en")} out`,
-    speed && `${speed < 10 ? speed.toFixed(1) : Math.round(speed).toLocaleString("en")} tokens/s`,
+    usage && `${whole(usage.prompt)} tokens in`,
+    usage && usage.cached > 0 && `${whole(usage.cached)} cached`,
+    usage && `${whole(usage.completion)} out`,
+    speed && `${speed < 10 ? speed.toFixed(1) : whole(speed)} tokens/s`,
     first !== undefined && `first after ${(first / 1000).toFixed(2)} s`,
   ]
     .filter(Boolean)

@@ -1,7 +1,7 @@
 /** Playing the user of a world: what the server tells of the conversation, as turns of this page. */
 import { type Answer, newAnswer, take } from "./answer.ts";
 import { change, note, running, state } from "./state.ts";
-import { getJson, type Trouble, WireError } from "./wire.ts";
+import { ask, getJson, readEvents, type Trouble, WireError } from "./wire.ts";
 
 export interface World {
   world: string;
@@ -74,41 +74,28 @@ function leave(): void {
   const { play } = state;
   stream?.abort();
   delete state.play;
-  if (play && !play.verdict) void fetch(path(play), { method: "DELETE", headers: keyed() }).catch(() => undefined);
+  if (play && !play.verdict) void ask({ path: path(play), key: state.key, method: "DELETE" }).catch(() => undefined);
 }
 
 const path = ({ id }: Played, rest = "") => `/api/worlds/play/${id}${rest}`;
-const keyed = (): Record<string, string> => (state.key ? { authorization: `Bearer ${state.key}` } : {});
 
 /** Takes in what happens; a stream that breaks is opened again after the last event that came. */
 async function follow(play: Played, signal: AbortSignal): Promise<void> {
-  let last = -1;
+  let last = "";
   const began = { at: performance.now() };
   while (!signal.aborted && !play.verdict && !play.trouble) {
     try {
-      const response = await fetch(path(play, "/events"), {
-        signal,
-        headers: { ...keyed(), ...(last >= 0 && { "last-event-id": String(last) }) },
-      });
-      if (response.status === 404)
-        throw new WireError({ status: 404, message: "The server has let go of this conversation." });
-      if (!response.ok || !response.body) throw new Error(String(response.status));
-      let held = "";
-      for await (const piece of response.body.pipeThrough(new TextDecoderStream())) {
-        const blocks = (held + piece).split("\n\n");
-        held = blocks.pop()!;
-        for (const block of blocks) {
-          const [, id, data] = /^id: (\d+)\nevent: play\ndata: (.*)$/.exec(block) ?? [];
-          if (data === undefined) continue;
-          last = Number(id);
-          apply(play, JSON.parse(data) as PlayEvent, began);
-        }
+      const { body } = await ask({ path: path(play, "/events"), key: state.key, signal, last });
+      for await (const { id = "", event, lines } of readEvents(body!)) {
+        if (event !== "play") continue;
+        last = id;
+        apply(play, JSON.parse(lines.join("\n")) as PlayEvent, began);
         change();
       }
     } catch (error) {
       if (signal.aborted) return;
-      if (error instanceof WireError) {
-        play.trouble = error.trouble;
+      if (error instanceof WireError && error.trouble.status === 404) {
+        play.trouble = { status: 404, message: "The server has let go of this conversation." };
         change();
       }
     }

@@ -1,5 +1,6 @@
 /** Lines on a canvas: axes, ticks, what smoothing leaves of a line with the line itself behind it. */
-import { figure, logTicks, type Pixels, ticks } from "./series.ts";
+import { figure } from "./figures.ts";
+import { logTicks, type Pixels, ticks } from "./series.ts";
 
 export interface Stroke {
   raw: Pixels;

@@ -1,5 +1,6 @@
 /** What the model wrote by itself at steps of a run. */
 import { Component, type ComponentChild, h } from "preact";
+import { whole } from "./figures.ts";
 import { getJson } from "./wire.ts";
 
 interface Props {
@@ -63,4 +64,4 @@ export class Samples extends Component<Props, { steps: Record<string, Sample[]> 
   }
 }
 
-const stepOf = (file: string): string => Number(/\d+/.exec(file)?.[0]).toLocaleString("en");
+const stepOf = (file: string): string => whole(Number(/\d+/.exec(file)?.[0]));

@@ -174,23 +174,3 @@ export function logTicks(low: number, high: number): number[] {
   const out = tens.map((e) => 10 ** e).filter(within);
   return out.length > 2 ? out : tens.flatMap((e) => [1, 2, 5].map((m) => m * 10 ** e)).filter(within);
 }
-
-/** As short as it can be read: 1.26, 12,300, 3.4M, 2e-5. */
-export function figure(value: number): string {
-  if (!Number.isFinite(value)) return "–";
-  const size = Math.abs(value);
-  if (size === 0) return "0";
-  if (size >= 1e6)
-    return `${trim((value / 10 ** (3 * Math.floor(Math.log10(size) / 3))).toPrecision(3))}${["", "k", "M", "G", "T", "P"][Math.floor(Math.log10(size) / 3)] ?? ""}`;
-  if (size >= 1e4) return Math.round(value).toLocaleString("en");
-  if (size >= 1e-3) return trim(value.toPrecision(size >= 1000 ? 4 : 3 + (size >= 1 && size < 10 ? 1 : 0)));
-  return value.toExponential(1).replace(".0e", "e");
-}
-const trim = (text: string) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
-
-/** Seconds as people say them. */
-export function duration(seconds: number): string {
-  if (seconds < 100) return `${figure(seconds)} s`;
-  if (seconds < 6000) return `${figure(seconds / 60)} min`;
-  return `${figure(seconds / 3600)} h`;
-}

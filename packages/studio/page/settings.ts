@@ -2,7 +2,9 @@
 import { type ComponentChild, h } from "preact";
 import { findWorlds } from "./play.ts";
 import { numberFields, problemsOf, readTools, type Settings } from "./request.ts";
-import { change, findModels, keep, set, state } from "./state.ts";
+import { Select } from "./select.ts";
+import { change, findModels, keep, set, setTheme, state } from "./state.ts";
+import type { Theme } from "./theme.ts";
 
 const example = JSON.stringify(
   [
@@ -52,11 +54,7 @@ const area =
     });
 
 const choice = (key: TextKey, options: [value: string, label: string][]) => (aria: object) =>
-  h(
-    "select",
-    { ...aria, onChange: (event: Event) => set(key, textOf(event) as never) },
-    options.map(([value, label]) => h("option", { value, selected: state.settings[key] === value }, label)),
-  );
+  h(Select, { ...aria, value: state.settings[key], options, onSelect: (value: string) => set(key, value as never) });
 
 const check = (label: string, checked: boolean, onChange: (checked: boolean) => void, hint?: string) =>
   h(
@@ -151,21 +149,14 @@ export function Panel() {
         "– Markdown as it was written",
       ),
       field("theme", "Colours", undefined, (aria) =>
-        h(
-          "select",
-          {
-            ...aria,
-            onChange: (event: Event) => {
-              change({ theme: textOf(event) as typeof theme });
-              keep();
-            },
-          },
-          [
+        h(Select<Theme>, {
+          ...{ ...aria, value: theme, onSelect: setTheme },
+          options: [
             ["", "As the system"],
             ["light", "Light"],
             ["dark", "Dark"],
-          ].map(([value, label]) => h("option", { value, selected: theme === value }, label)),
-        ),
+          ],
+        }),
       ),
     ),
     h(

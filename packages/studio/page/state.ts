@@ -1,13 +1,15 @@
 /** What the page knows, and all that can be done to it. Views read `state` and are drawn anew, at most once a frame, after
  *  every `change`. */
 import { type Answer, newAnswer, open, type Turn, take } from "./answer.ts";
+import { store } from "./frame.ts";
 import type { Played, World } from "./play.ts";
 import { bodyOf, curlOf, messagesOf, noSettings, problemsOf, readTools, type Settings } from "./request.ts";
+import type { Theme } from "./theme.ts";
 import { getJson, postStream, type Trouble, WireError } from "./wire.ts";
 
 export interface State {
   settings: Settings;
-  theme: "" | "light" | "dark";
+  theme: Theme;
   /** Shows answers as they were written, Markdown unformatted. */
   plain: boolean;
   /** Never stored. */
@@ -39,25 +41,15 @@ export const state: State = {
   ...{ worlds: [], panel: false, remember: false, notice: "", toEnd: false },
 };
 
-let draw: () => void = () => undefined;
-let drawing = false;
-
-export function onChange(render: () => void): void {
-  draw = render;
-}
-
-export function change(values: Partial<State> = {}): void {
-  Object.assign(state, values);
-  if (drawing) return;
-  drawing = true;
-  requestAnimationFrame(() => {
-    drawing = false;
-    draw();
-  });
-}
+export const { change, onChange } = store(state);
 
 export function set<K extends keyof Settings>(key: K, value: Settings[K]): void {
   change({ settings: { ...state.settings, [key]: value } });
+  keep();
+}
+
+export function setTheme(theme: Theme): void {
+  change({ theme });
   keep();
 }
 

@@ -1,6 +1,7 @@
 /** Markdown's tree as elements. */
 import { type ComponentChild, h } from "preact";
 import { type Block, parseMarkdown, type Span } from "./markdown.ts";
+import { Table } from "./table.ts";
 
 export const Markdown = ({ text }: { text: string }) => h("div", { class: "markdown" }, parseMarkdown(text).map(block));
 
@@ -22,30 +23,13 @@ function block(one: Block): ComponentChild {
     }
     case "table":
       return h(
-        "div",
-        { class: "table", tabIndex: 0 },
-        h(
-          "table",
-          null,
+        Table,
+        { head: one.head.map((cell) => cell.map(span)) },
+        one.rows.map((row) =>
           h(
-            "thead",
+            "tr",
             null,
-            h(
-              "tr",
-              null,
-              one.head.map((cell) => h("th", { scope: "col" }, cell.map(span))),
-            ),
-          ),
-          h(
-            "tbody",
-            null,
-            one.rows.map((row) =>
-              h(
-                "tr",
-                null,
-                row.map((cell) => h("td", null, cell.map(span))),
-              ),
-            ),
+            row.map((cell) => h("td", null, cell.map(span))),
           ),
         ),
       );

@@ -2,11 +2,7 @@
 import { h } from "preact";
 import { useState } from "preact/hooks";
 import type { Token } from "./answer.ts";
-
-const percent = (logprob: number): string => {
-  const p = 100 * Math.exp(logprob);
-  return `${p >= 10 ? p.toFixed(0) : p >= 0.1 ? p.toFixed(1) : p.toPrecision(1)} %`;
-};
+import { fixed, percent } from "./figures.ts";
 
 /** 0 (as good as certain) to 5 (less than one in thirty). */
 const surprise = (logprob: number): number => Math.min(5, Math.floor(-logprob / 0.7));
@@ -60,8 +56,8 @@ export function Tokens({ tokens }: { tokens: readonly Token[] }) {
           null,
           h("code", null, shown(token.text)),
           " ",
-          percent(token.logprob),
-          h("span", { class: "faint" }, ` · ln p ${token.logprob.toFixed(3)} · token ${at + 1} of ${tokens.length}`),
+          percent(Math.exp(token.logprob)),
+          h("span", { class: "faint" }, ` · ln p ${fixed(token.logprob, 3)} · token ${at + 1} of ${tokens.length}`),
         ),
         token.top.length > 0 &&
           h(
@@ -73,7 +69,7 @@ export function Tokens({ tokens }: { tokens: readonly Token[] }) {
                 { class: text === token.text ? "chosen" : "" },
                 h("code", null, shown(text)),
                 h("meter", { min: 0, max: 1, value: Math.exp(logprob), "aria-label": "probability" }),
-                h("span", null, percent(logprob)),
+                h("span", null, percent(Math.exp(logprob))),
               ),
             ),
           ),

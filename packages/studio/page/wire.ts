@@ -29,17 +29,26 @@ export function advice({ status, param, code }: Trouble): string {
   return "";
 }
 
-type Fetched = { path: string; key: string; body?: unknown; signal?: AbortSignal };
+interface Asked {
+  path: string;
+  key: string;
+  body?: unknown;
+  signal?: AbortSignal;
+  method?: string;
+  /** A stream goes on after this event. */
+  last?: string;
+}
 
 /** Throws `WireError`, or the signal's reason. */
-async function ask({ path, key, body, signal }: Fetched): Promise<Response> {
+export async function ask({ path, key, body, signal, method, last }: Asked): Promise<Response> {
   let response: Response;
   try {
     response = await fetch(path, {
-      method: body === undefined ? "GET" : "POST",
+      method: method ?? (body === undefined ? "GET" : "POST"),
       headers: {
         ...(body !== undefined && { "content-type": "application/json" }),
         ...(key && { authorization: `Bearer ${key}` }),
+        ...(last && { "last-event-id": last }),
       },
       ...(body !== undefined && { body: JSON.stringify(body) }),
       ...(signal && { signal }),
@@ -90,7 +99,8 @@ export async function* postStream(
   const response = await ask({ path, key, body, signal });
   const requestId = response.headers.get("x-request-id") ?? undefined;
   try {
-    for await (const data of readEvents(response.body!)) {
+    for await (const { lines } of readEvents(response.body!)) {
+      const data = lines.join("\n");
       if (data === "[DONE]") return;
       const value = JSON.parse(data) as { error?: unknown };
       if (value.error) throw new WireError(readTrouble(data, response.status, requestId));
@@ -104,23 +114,37 @@ export async function* postStream(
   throw new WireError({ status: 0, message: "The answer broke off: the server closed the connection before its end." });
 }
 
-/** Data of server-sent events; comments and other fields are for others. Leaving the loop closes the stream. */
-export async function* readEvents(body: ReadableStream<Uint8Array>): AsyncGenerator<string, void, undefined> {
+export interface ServerEvent {
+  id?: string;
+  event?: string;
+  /** Of its data. */
+  lines: string[];
+}
+
+/** Server-sent events; one that is cut off is none. Leaving the loop closes the stream. */
+export async function* readEvents(body: ReadableStream<Uint8Array>): AsyncGenerator<ServerEvent, void, undefined> {
   const reader = body.getReader();
   const utf8 = new TextDecoder();
-  let [held, data] = ["", [] as string[]];
+  let held = "";
+  let event: ServerEvent = { lines: [] };
   try {
     for (;;) {
       const { done, value } = await reader.read();
-      held += done ? `${utf8.decode()}\n\n` : utf8.decode(value, { stream: true });
-      const lines = held.split("\n");
+      if (done) return;
+      const lines = (held + utf8.decode(value, { stream: true })).split("\n");
       held = lines.pop()!;
       for (const whole of lines) {
         const line = whole.endsWith("\r") ? whole.slice(0, -1) : whole;
-        if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
-        else if (!line && data.length) yield data.splice(0).join("\n");
+        if (!line) {
+          if (event.lines.length) yield event;
+          event = { lines: [] };
+          continue;
+        }
+        const colon = line.indexOf(":");
+        const [name, text] = [line.slice(0, colon), line.slice(colon + (line[colon + 1] === " " ? 2 : 1))];
+        if (name === "data") event.lines.push(text);
+        else if (name === "event" || name === "id") event[name] = text;
       }
-      if (done) return;
     }
   } finally {
     reader.cancel().catch(() => undefined);

@@ -2,20 +2,17 @@
 import { h } from "preact";
 import { TroubleView } from "./message.ts";
 import { doAct, mayspeak, type Played, playWorld } from "./play.ts";
+import { Select } from "./select.ts";
 import { change, state } from "./state.ts";
 
 export function WorldChoice() {
   const { worlds, play } = state;
   if (!worlds.length) return null;
-  return h(
-    "select",
-    {
-      ...{ class: "world-choice", "aria-label": "World", title: "Play the user of a world" },
-      onChange: (event: Event) => void playWorld((event.target as HTMLSelectElement).value),
-    },
-    h("option", { value: "", selected: !play }, "No world"),
-    worlds.map(({ world }) => h("option", { value: world, selected: play?.world === world }, world)),
-  );
+  return h(Select, {
+    ...{ class: "world-choice", "aria-label": "World", title: "Play the user of a world", value: play?.world ?? "" },
+    options: [["", "No world"], ...worlds.map(({ world }) => [world, world] as const)],
+    onSelect: (world: string) => void playWorld(world),
+  });
 }
 
 export function BriefView({ play }: { play: Played }) {

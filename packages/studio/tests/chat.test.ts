@@ -103,7 +103,7 @@ describe.skipIf(!executablePath)("the chat page", () => {
     await page.getByLabel("System prompt").fill("Be brief.");
     await say(page, "Oslo?");
     const call = page.getByRole("region", { name: "Call of get_weather" });
-    expect(await call.locator("pre").textContent()).toBe('{\n  "city": "Oslo"\n}');
+    expect(await call.locator("pre").textContent()).toBe('{ "city": "Oslo" }');
     await call.getByLabel("You are the tool").fill('{"celsius": 4}');
     await call.getByRole("button", { name: "Return result" }).click();
     await page.getByText("4 degrees.").waitFor();

@@ -67,7 +67,7 @@ test("a shell reads the body of the curl command as it was", () => {
 
 test("events are the same for every cut of the bytes", async () => {
   const bytes = new TextEncoder().encode(
-    ': hello\r\n\r\ndata: {"a":"é"}\r\n\r\ndata:b\ndata: c\n\nevent: x\ndata: [DONE]',
+    ': hello\r\n\r\ndata: {"a":"é"}\r\n\r\ndata:b\ndata: c\n\nevent: x\nid: 3\ndata: [DONE]\n\ndata: cut off',
   );
   for (let size = 1; size <= bytes.length; size++) {
     const cut = Array.from({ length: Math.ceil(bytes.length / size) }, (_, i) => bytes.slice(i * size, (i + 1) * size));
@@ -77,6 +77,10 @@ test("events are the same for every cut of the bytes", async () => {
         controller.close();
       },
     });
-    expect(await Array.fromAsync(readEvents(stream))).toEqual(['{"a":"é"}', "b\nc", "[DONE]"]);
+    expect(await Array.fromAsync(readEvents(stream))).toEqual([
+      { lines: ['{"a":"é"}'] },
+      { lines: ["b", "c"] },
+      { event: "x", id: "3", lines: ["[DONE]"] },
+    ]);
   }
 });

@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { duration, figure } from "../page/figures.ts";
 import { RunData } from "../page/run-data.ts";
-import { Column, decimate, duration, figure, logTicks, lowerBound, smooth, ticks } from "../page/series.ts";
+import { Column, decimate, logTicks, lowerBound, smooth, ticks } from "../page/series.ts";
 
 const column = (values: readonly number[]): Column => {
   const all = new Column();
