@@ -30,5 +30,7 @@ test("keywords, optional arguments, lists of a fixed length, names that TypeScri
     "  topk(self: Tensor, k: number, dim: number, kw?: { largest?: boolean; sorted?: boolean }): [Tensor, Tensor];",
   );
   expect(files["functions.ts"]).toContain("export interface OwnOperators {\n");
-  expect(line("functions.ts", "rms_norm(x: ")).toContain("  rms_norm(x: Tensor, weight: Tensor, eps: number): Tensor;");
+  expect(line("functions.ts", "rms_norm(x: ")).toContain(
+    "  rms_norm(x: Tensor, weight: Tensor, eps: number, kw?: { dtype?: DType | null }): Tensor;",
+  );
 });
