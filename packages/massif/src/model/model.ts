@@ -29,7 +29,8 @@ export class Model {
     this.blocks = Array.from({ length: config.numHiddenLayers }, (_, i) => new Block(config, i, parameters, by));
     const embed = this.parameter("model.embed_tokens.weight");
     this.device = embed.device;
-    this.rotary = new RotaryTable(config, embed.dtype, this.device);
+    // In float32 the angles of a packed row's far positions are off by 1e-5: what is rotated there differs from the start.
+    this.rotary = new RotaryTable(config, by.wideAttention ? "float64" : embed.dtype, this.device);
   }
 
   /** Fresh weights: normal with `initializerRange`, gains 1, router biases 0. The seed decides them. */
