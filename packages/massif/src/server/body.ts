@@ -66,7 +66,7 @@ export function depthOf(bytes: Uint8Array): number {
 }
 
 /** `tools[0].function.name` */
-export const pathOf = (path: readonly PropertyKey[]): string =>
+const pathOf = (path: readonly PropertyKey[]): string =>
   path.map((key, i) => (typeof key === "number" ? `[${key}]` : `${i ? "." : ""}${String(key)}`)).join("");
 
 /** A body in the shape of `schema`. A member that is null counts as missing, as every client means it. An unknown one is

@@ -10,22 +10,12 @@ import { zodResponseFormat } from "openai/helpers/zod";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
 import { type Engine, openEngine } from "../engine/index.ts";
-import { Model, ModelConfig } from "../model/index.ts";
-import { k2Specials, Tokenizer } from "../tokenizer/index.ts";
+import type { Model } from "../model/index.ts";
 import { engineBackend } from "./engine.ts";
 import { type Listening, listen } from "./listen.ts";
 import { Service } from "./service.ts";
+import { byteTokenizer, tinyModel } from "./testing-model.ts";
 
-const tokenizer = new Tokenizer({
-  tokens: Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)),
-  specials: k2Specials.map((token, i) => ({ ...token, id: 256 + i })),
-});
-const config = ModelConfig.parse({
-  ...{ vocabSize: tokenizer.vocabSize, hiddenSize: 32, numHiddenLayers: 2, intermediateSize: 48 },
-  ...{ moeIntermediateSize: 16, numAttentionHeads: 2, qLoraRank: 16, kvLoraRank: 16, qkNopeHeadDim: 8 },
-  ...{ qkRopeHeadDim: 8, vHeadDim: 8, nRoutedExperts: 4, numExpertsPerTok: 2, maxPositionEmbeddings: 4096 },
-  initializerRange: 0.3,
-});
 /** What a call must hold; the longest that fits is shorter than the limit. */
 const Order = z.strictObject({
   item: z.string().max(6),
@@ -40,8 +30,8 @@ let engine: Engine;
 let model: Model;
 let server: Listening;
 beforeAll(async () => {
-  model = Model.init(config, 3);
-  engine = openEngine({ model, tokenizer, cacheBytes: 8 << 20, maxRunning: 2, maxWaiting: 8 });
+  model = tinyModel(3, 4096);
+  engine = openEngine({ model, tokenizer: byteTokenizer(), cacheBytes: 8 << 20, maxRunning: 2, maxWaiting: 8 });
   const service = new Service();
   service.add(await engineBackend(engine, { names: ["instruct"], template: "instruct-v2" }));
   service.add(await engineBackend(engine, { names: ["thinking"], template: "thinking" }));

@@ -25,7 +25,7 @@ export const engineFields = {
   session_id: z.string().optional(),
   request_id: z.string().optional(),
 };
-export type EngineFields = z.output<z.ZodObject<typeof engineFields>>;
+type EngineFields = z.output<z.ZodObject<typeof engineFields>>;
 
 /** Fields whose other values only an upstream may know, and the values that change nothing here. */
 const neutral: Readonly<Record<string, readonly unknown[]>> = {

@@ -2,25 +2,14 @@ import { Ajv } from "ajv";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Engine, openEngine } from "../engine/index.ts";
-import { Model, ModelConfig } from "../model/index.ts";
-import { k2Specials, Tokenizer } from "../tokenizer/index.ts";
+import type { Model } from "../model/index.ts";
 import { engineBackend } from "./engine.ts";
 import { type Listening, listen } from "./listen.ts";
 import { Service } from "./service.ts";
 import { events, post, until } from "./testing.ts";
+import { byteTokenizer, tinyModel } from "./testing-model.ts";
 
-/** Random weights, and single bytes with K2's special tokens: nothing here is learned, all that fits was enforced. */
-function tokenizer(): Tokenizer {
-  const tokens = Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte));
-  return new Tokenizer({ tokens, specials: k2Specials.map((token, i) => ({ ...token, id: 256 + i })) });
-}
-const config = (vocabSize: number) =>
-  ModelConfig.parse({
-    ...{ vocabSize, hiddenSize: 32, numHiddenLayers: 2, intermediateSize: 48, moeIntermediateSize: 16 },
-    ...{ numAttentionHeads: 2, qLoraRank: 16, kvLoraRank: 16, qkNopeHeadDim: 8, qkRopeHeadDim: 8, vHeadDim: 8 },
-    ...{ nRoutedExperts: 4, numExpertsPerTok: 2, maxPositionEmbeddings: 4096, initializerRange: 0.3 },
-  });
-
+/** Nothing here is learned: all that fits was enforced. */
 let engine: Engine;
 let model: Model;
 let service: Service;
@@ -28,9 +17,15 @@ let server: Listening;
 let client: OpenAI;
 const names = { instruct: "k2", thinking: "k2-thinking" };
 beforeAll(async () => {
-  const tok = tokenizer();
-  model = Model.init(config(tok.vocabSize), 3);
-  engine = openEngine({ model, tokenizer: tok, cacheBytes: 8 << 20, maxRunning: 2, maxWaiting: 2, exact: true });
+  model = tinyModel(3, 4096);
+  engine = openEngine({
+    model,
+    tokenizer: byteTokenizer(),
+    cacheBytes: 8 << 20,
+    maxRunning: 2,
+    maxWaiting: 2,
+    exact: true,
+  });
   service = new Service({ running: 3, waiting: 1 });
   service.add(await engineBackend(engine, { names: [names.instruct], template: "instruct-v2" }));
   service.add(await engineBackend(engine, { names: [names.thinking], template: "thinking" }));

@@ -2,7 +2,7 @@
 import { MassifError } from "../common/index.ts";
 import { LlmError } from "../llm/index.ts";
 
-export interface ApiTrouble {
+interface ApiTrouble {
   /** The field of the request: `tools[0].function.name`. */
   param?: string;
   /** OpenAI's `code`, where the status does not say enough. */

@@ -120,7 +120,7 @@ export const ToolChoiceField = z.union([
   }),
 ]);
 
-export interface ToolFields {
+interface ToolFields {
   tools?: readonly ToolSpec[];
   toolChoice?: ToolChoice;
   parallelToolCalls?: boolean;

@@ -76,7 +76,7 @@ export interface Env {
 }
 export type Ctx = Context<Env>;
 
-export const isAnthropic = (c: Ctx): boolean => c.req.path.startsWith("/v1/messages");
+const isAnthropic = (c: Ctx): boolean => c.req.path.startsWith("/v1/messages");
 
 export const body = (c: Ctx, app: App): Promise<Record<string, unknown>> => readJson(c.req.raw, app.limits);
 

@@ -52,7 +52,7 @@ export interface Tagged {
   event: ModelEvent;
 }
 
-export interface TaggedRaw {
+interface TaggedRaw {
   choice: number;
   event: RawEvent;
 }

@@ -6,7 +6,7 @@ import { readFields } from "./body.ts";
 import { ApiError } from "./errors.ts";
 import type { Ctx } from "./http.ts";
 
-export interface ShelfOptions {
+interface ShelfOptions {
   /** What a record is called in errors: `file`, `batch`. */
   kind: string;
   /** One JSON file a record. Without it they go with the process. */

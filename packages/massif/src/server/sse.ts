@@ -2,7 +2,7 @@
  *  is kept alive, one that is gone ends it. */
 import { ApiError } from "./errors.ts";
 
-export interface SseOptions {
+interface SseOptions {
   /** Milliseconds of quiet after which a comment is sent. */
   keepAlive: number;
   /** Milliseconds after which a reader that takes nothing is given up. */

@@ -8,13 +8,13 @@ export function byteTokenizer(): Tokenizer {
   return new Tokenizer({ tokens, specials: k2Specials.map((token, i) => ({ ...token, id: 256 + i })) });
 }
 
-/** 32 wide, 1,024 positions. */
-export const tinyModel = (seed = 1): Model =>
+/** 32 wide. */
+export const tinyModel = (seed = 1, maxPositionEmbeddings = 1024): Model =>
   Model.init(
     ModelConfig.parse({
       ...{ vocabSize: 256 + k2Specials.length, hiddenSize: 32, numHiddenLayers: 2, intermediateSize: 48 },
       ...{ moeIntermediateSize: 16, numAttentionHeads: 2, qLoraRank: 16, kvLoraRank: 16, qkNopeHeadDim: 8 },
-      ...{ qkRopeHeadDim: 8, vHeadDim: 8, nRoutedExperts: 4, numExpertsPerTok: 2, maxPositionEmbeddings: 1024 },
+      ...{ qkRopeHeadDim: 8, vHeadDim: 8, nRoutedExperts: 4, numExpertsPerTok: 2, maxPositionEmbeddings },
       // Larger than a training's, so that logits are far apart and answers tell weights apart.
       initializerRange: 0.3,
     }),

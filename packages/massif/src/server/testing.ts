@@ -42,9 +42,11 @@ export async function events(response: Response): Promise<Record<string, unknown
   return lines.map((line) => JSON.parse(line.slice(6)));
 }
 
-export async function until(condition: () => boolean): Promise<void> {
-  for (let i = 0; !condition(); i++) {
-    if (i > 2000) throw new Error("it never came true");
+/** Waits until it is true. Throws after 40 s: a machine may be busy. */
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  const begun = performance.now();
+  while (!(await condition())) {
+    if (performance.now() - begun > 40_000) throw new Error("it never came true");
     await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }

@@ -7,7 +7,7 @@ export const sign = (secret: string, thinking: string): string =>
   createHmac("sha256", secret).update(thinking).digest("base64");
 
 /** Prompt tokens are told in three parts that add up. */
-export function anthropicUsage({ promptTokens, completionTokens, cachedTokens = 0 }: Usage): Record<string, number> {
+function anthropicUsage({ promptTokens, completionTokens, cachedTokens = 0 }: Usage): Record<string, number> {
   return {
     input_tokens: promptTokens - cachedTokens,
     cache_creation_input_tokens: 0,
@@ -16,7 +16,7 @@ export function anthropicUsage({ promptTokens, completionTokens, cachedTokens = 
   };
 }
 
-export function stopReason(reason: Finish, stop: string | number | undefined): string {
+function stopReason(reason: Finish, stop: string | number | undefined): string {
   if (reason === "content_filter") return "refusal";
   if (reason === "length") return "max_tokens";
   if (reason === "tool_calls") return "tool_use";
@@ -33,7 +33,6 @@ export class MessageEvents {
   #open: "text" | "thinking" | "tool_use" | undefined;
   #thought = "";
   #usage = ZERO;
-  #finished = false;
 
   /** `promptTokens` is what is known before the model answers; the last event tells what was counted. */
   constructor(options: { id: string; model: string; secret: string; thinking: boolean; promptTokens: number }) {
@@ -80,13 +79,8 @@ export class MessageEvents {
         };
         yield { type: "message_delta", delta, usage: anthropicUsage(this.#usage) };
         yield { type: "message_stop" };
-        this.#finished = true;
       }
     }
-  }
-
-  get finished(): boolean {
-    return this.#finished;
   }
 
   *#begin(kind: "text" | "thinking" | "tool_use", content_block: Wire): Generator<Wire> {

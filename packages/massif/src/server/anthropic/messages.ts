@@ -11,7 +11,7 @@ import { sign } from "./events.ts";
 
 /** Versions that differ for us: the second took the sampling fields away. */
 export const anthropicVersions = ["2023-06-01", "2026-10-21"] as const;
-export type AnthropicVersion = (typeof anthropicVersions)[number];
+type AnthropicVersion = (typeof anthropicVersions)[number];
 
 /** Throws 400 for a version that is not known. Without one it is the first. */
 export function readVersion(header: string | undefined): AnthropicVersion {
@@ -109,14 +109,14 @@ const shape = {
 const CountBody = z.object({ ...shape, max_tokens: tokens.optional() });
 const MessagesBody = z.object({ ...shape, max_tokens: tokens });
 
-export interface MessagesCall extends Call {
+interface MessagesCall extends Call {
   /** Whether thinking is shown. */
   thinking: boolean;
   /** Thinking of the history whose signature is not ours; it was taken nevertheless. */
   unsigned: boolean;
 }
 
-export interface MessagesOptions {
+interface MessagesOptions {
   version: AnthropicVersion;
   /** Signs thinking, so that one can tell what this server wrote. */
   secret: string;

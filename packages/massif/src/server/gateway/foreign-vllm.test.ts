@@ -9,19 +9,16 @@ import { torch } from "@massif/torch";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openEngine } from "../../engine/index.ts";
 import { Model, ModelConfig, saveModel } from "../../model/index.ts";
-import { k2Specials, Tokenizer } from "../../tokenizer/index.ts";
 import { engineBackend } from "../engine.ts";
 import { type Listening, listen } from "../listen.ts";
 import { Service } from "../service.ts";
 import { events, post, weather } from "../testing.ts";
+import { byteTokenizer } from "../testing-model.ts";
 import { openGateway } from "./gateway.ts";
 
 const python = process.env.MASSIF_VLLM_PYTHON;
 const PORT = 18_945;
-const tokenizer = new Tokenizer({
-  tokens: Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)),
-  specials: k2Specials.map((token, i) => ({ ...token, id: 256 + i })),
-});
+const tokenizer = byteTokenizer();
 /** Queries 64 wide and YaRN: what vLLM's CPU build computes rightly (bench/vllm.ts). */
 const config = ModelConfig.parse({
   ...{ vocabSize: tokenizer.vocabSize, hiddenSize: 128, numHiddenLayers: 3, intermediateSize: 192 },

@@ -3,7 +3,7 @@
 import type { JsonSchema, Message, ToolSpec } from "../../chat/index.ts";
 import { type ChatRequest, complete, type Finish, type LanguageModel, type Usage } from "../../llm/index.ts";
 
-export interface WrittenCall {
+interface WrittenCall {
   name: string;
   /** JSON; no more than its beginning where `finish` is "length". */
   args: string;

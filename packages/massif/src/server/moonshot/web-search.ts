@@ -11,7 +11,7 @@ export interface SearchResult {
 }
 export type Search = (query: string, signal: AbortSignal) => Promise<SearchResult[]>;
 
-export const WEB_SEARCH = "$web_search";
+const WEB_SEARCH = "$web_search";
 const MOST = { results: 8, characters: 2000, bytes: 2 << 20, remembered: 256 };
 const PATIENCE = 15_000;
 

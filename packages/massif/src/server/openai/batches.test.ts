@@ -47,13 +47,12 @@ async function create(rows: readonly unknown[]): Promise<OpenAI.Batch> {
   return client.batches.create({ input_file_id: id, endpoint, completion_window: "24h", metadata: { a: "b" } });
 }
 async function settled(id: string): Promise<OpenAI.Batch> {
-  let batch = await client.batches.retrieve(id);
-  for (let i = 0; !["completed", "failed", "cancelled", "expired"].includes(batch.status); i++) {
-    if (i > 500) throw new Error(`still ${batch.status}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
+  let batch: OpenAI.Batch;
+  await until(async () => {
     batch = await client.batches.retrieve(id);
-  }
-  return batch;
+    return ["completed", "failed", "cancelled", "expired"].includes(batch.status);
+  });
+  return batch!;
 }
 interface Row {
   custom_id: string;

@@ -79,7 +79,7 @@ const ChatBody = z.object({
   ...upstreamFields,
 });
 
-export interface ChatOptions {
+interface ChatOptions {
   ignoreUnknown?: boolean;
 }
 

@@ -31,7 +31,7 @@ const CompletionBody = z.object({
   user: z.string().optional(),
 });
 
-export interface CompletionCall {
+interface CompletionCall {
   model: string;
   stream: boolean;
   includeUsage: boolean;

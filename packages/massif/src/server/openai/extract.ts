@@ -45,7 +45,7 @@ const lines = new Set(
 );
 
 /** What a reader sees of a page. One pass: each character is looked at a bounded number of times, whatever the page is. */
-export function htmlText(html: string): string {
+function htmlText(html: string): string {
   const pieces: string[] = [];
   const tag = /<\/?([a-zA-Z][\w:-]{0,40})/y;
   let at = 0;

@@ -85,9 +85,9 @@ test("file-extract gives the text of text and HTML, and refuses the rest at once
 
 test("hostile pages cost no more than their length", () => {
   for (const piece of ["<script", "<!--", "<", "&#x", "<p", "<script></scrip", "\n ", "<a <b"]) {
-    const started = performance.now();
-    extractText(Buffer.from(`<html>${piece.repeat((1 << 20) / piece.length)}`), "a.html");
-    expect(performance.now() - started).toBeLessThan(2000);
+    // With its square it would not end.
+    const page = `<html>${piece.repeat((1 << 20) / piece.length)}`;
+    expect(extractText(Buffer.from(page), "a.html").length).toBeLessThan(page.length);
   }
 });
 

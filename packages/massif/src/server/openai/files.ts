@@ -11,7 +11,7 @@ import { ownerOf, page, Shelf } from "../shelf.ts";
 import { extractText } from "./extract.ts";
 
 /** OpenAI's file object; what is not there does not expire. */
-export interface FileObject {
+interface FileObject {
   id: string;
   object: "file";
   bytes: number;

@@ -6,7 +6,7 @@ import { type Item, responsesLogprobs, responsesUsage } from "./responses.ts";
 type Wire = Record<string, unknown> & { type: string };
 export type Status = "queued" | "in_progress" | "completed" | "incomplete" | "failed" | "cancelled";
 
-export interface ResponseHead {
+interface ResponseHead {
   id: string;
   created: number;
   model: string;

@@ -124,7 +124,7 @@ export interface ResponsesCall extends Call {
 }
 
 /** What was stored before. */
-export interface Earlier {
+interface Earlier {
   /** All that a response stands on and says. Throws 404. */
   conversation(id: string): readonly Item[];
   /** Those of these items that are kept. */

@@ -22,7 +22,7 @@ export type PlayEvent =
   | { type: "end"; ended: string; success: boolean; checks: Check[] }
   | { type: "failed"; message: string };
 
-export interface PlayOptions {
+interface PlayOptions {
   world: World;
   seed: number;
   model: LanguageModel;

@@ -8,7 +8,7 @@ import { isFile } from "./run-folders.ts";
 /** Rows of one answer: as many as a list shows. */
 const MOST = 256;
 
-export interface TokenText {
+interface TokenText {
   text: string;
   logprob: number | null;
 }

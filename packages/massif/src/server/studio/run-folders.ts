@@ -7,9 +7,9 @@ import { basename, join, relative, sep } from "node:path";
 import { MassifError } from "../../common/index.ts";
 import { ApiError } from "../errors.ts";
 
-export type RunKind = "pretrain" | "sft" | "rl" | "run";
+type RunKind = "pretrain" | "sft" | "rl" | "run";
 
-export interface RunSummary {
+interface RunSummary {
   /** Its folder from the root, with the root's own name in front. */
   id: string;
   kind: RunKind;
@@ -24,7 +24,7 @@ export interface RunSummary {
 }
 
 /** What lies in a run's folder beside its logs; the names are those that may be asked for. */
-export interface RunFiles {
+interface RunFiles {
   episodes: string[];
   samples: string[];
 }

@@ -4,9 +4,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { trajectory } from "../../chat/index.ts";
-import { k2Specials, saveTokenizer, Tokenizer, tokenizerDigest } from "../../tokenizer/index.ts";
+import { saveTokenizer, tokenizerDigest } from "../../tokenizer/index.ts";
 import { Keys } from "../keys.ts";
 import { scripted } from "../testing.ts";
+import { byteTokenizer } from "../testing-model.ts";
 
 /** A folder of runs, and a server that shows it. */
 async function served(options: Parameters<typeof scripted>[1] = {}) {
@@ -198,10 +199,7 @@ test("several runs in one stream, long files in parts that are whole rows", asyn
 
 test("episodes come with the text and the log-probability of each token the model wrote", async () => {
   const { url, first } = await served();
-  const tokenizer = new Tokenizer({
-    tokens: Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)),
-    specials: k2Specials.map((special, i) => ({ ...special, id: 256 + i })),
-  });
+  const tokenizer = byteTokenizer();
   mkdirSync(join(first, "rollouts"));
   mkdirSync(join(first, "checkpoints/step-5"), { recursive: true });
   await saveTokenizer(tokenizer, join(first, "checkpoints/step-5"));
