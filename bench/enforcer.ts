@@ -11,8 +11,8 @@ import { createRequire, Module } from "node:module";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { Random } from "../packages/massif/src/common/index.ts";
-import { compileSchema, type Json, prepare, vocabularyOf } from "../packages/massif/src/engine/enforcer/index.ts";
-import { allowed, walleCases } from "../packages/massif/src/engine/enforcer/testing.ts";
+import { compileSchema, type Json, prepare, vocabularyOf } from "../packages/massif/src/enforcer/index.ts";
+import { allowed, walleCases } from "../packages/massif/src/enforcer/testing.ts";
 import { spell } from "../packages/massif/src/tokenizer/bytes.ts";
 import { loadTokenizer } from "../packages/massif/src/tokenizer/index.ts";
 

@@ -7,7 +7,8 @@
  *  the budget does. “ours” is enforced;
  *  “peer” takes as many tokens of each answer as the enforced one has. Every enforced answer must be complete. */
 import { Random } from "../packages/massif/src/common/index.ts";
-import { compileSchema, openEngine, vocabularyOf } from "../packages/massif/src/engine/index.ts";
+import { compileSchema, vocabularyOf } from "../packages/massif/src/enforcer/index.ts";
+import { openEngine } from "../packages/massif/src/engine/index.ts";
 import { alternate, begin, introduce } from "./harness.ts";
 import { served } from "./serve-parts.ts";
 

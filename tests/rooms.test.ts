@@ -10,6 +10,7 @@ const ROOMS = [
   "tokenizer",
   "chat",
   "llm",
+  "enforcer",
   "model",
   "optim",
   "train",

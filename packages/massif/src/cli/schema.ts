@@ -1,7 +1,7 @@
 /** `massif schema check`: which tool schemas Moonshot's validator accepts, row by row. */
 import { z } from "zod";
 import { MassifError, readJsonl, writeJsonl } from "../common/index.ts";
-import { checkToolSchema } from "../engine/enforcer/index.ts";
+import { checkToolSchema } from "../enforcer/index.ts";
 import { type Command, parse } from "./command.ts";
 
 /** walle's own test suite runs at this depth; its library allows 30. */

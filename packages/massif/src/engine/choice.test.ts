@@ -1,6 +1,6 @@
 /** What a request may ask of its tokens beside the sampler's own options. */
 import { afterAll, expect, test } from "vitest";
-import { compileSchema, vocabularyOf } from "./enforcer/index.ts";
+import { compileSchema, vocabularyOf } from "../enforcer/index.ts";
 import { byteTokenizer, collect, tinyEngine, tinyModel } from "./testing.ts";
 
 const model = tinyModel();

@@ -1,9 +1,9 @@
 /** One continuation under way: its random numbers, what it said, and when it ends. */
 import { MassifError, Random } from "../common/index.ts";
+import type { Matcher } from "../enforcer/index.ts";
 import { StopScanner } from "../llm/index.ts";
 import { adjust, adjusts, argmax, type Choice as Drawn, draw, type History, weigh } from "../model/index.ts";
 import type { StreamDecoder, Tokenizer } from "../tokenizer/index.ts";
-import type { Matcher } from "./enforcer/index.ts";
 import type { Finish, GenerateRequest } from "./request.ts";
 
 /** The enforcer's work for a choice. */

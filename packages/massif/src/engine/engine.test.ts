@@ -1,7 +1,7 @@
 import { torch } from "@massif/torch";
 import { afterAll, expect, test } from "vitest";
 import { Random } from "../common/index.ts";
-import { compileSchema, vocabularyOf } from "./enforcer/index.ts";
+import { compileSchema, vocabularyOf } from "../enforcer/index.ts";
 import type { Engine } from "./engine.ts";
 import type { OpenOptions } from "./open.ts";
 import type { GeneratedToken, GenerateRequest } from "./request.ts";

@@ -1,6 +1,5 @@
-/** The inference engine, and the enforcer that holds its answers to a grammar. */
+/** The inference engine. */
 export { bytesPerPosition } from "./cache.ts";
-export * from "./enforcer/index.ts";
 export { Engine, type EngineMetrics, type EngineOptions } from "./engine.ts";
 export type { Generation } from "./generation.ts";
 export { type EngineModelOptions, engineModel } from "./language-model.ts";

@@ -18,6 +18,14 @@ import {
 } from "../chat/index.ts";
 import { MassifError } from "../common/index.ts";
 import {
+  compileAside,
+  type Grammar,
+  type Json,
+  type TurnOptions,
+  type Vocabulary,
+  vocabularyOf,
+} from "../enforcer/index.ts";
+import {
   aborted,
   type ChatRequest,
   type LanguageModel,
@@ -30,14 +38,6 @@ import {
   type Trace,
 } from "../llm/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
-import {
-  compileAside,
-  type Grammar,
-  type Json,
-  type TurnOptions,
-  type Vocabulary,
-  vocabularyOf,
-} from "./enforcer/index.ts";
 import type { Engine } from "./engine.ts";
 import type { Generation } from "./generation.ts";
 import type { GeneratedToken, GenerateRequest, PromptToken } from "./request.ts";

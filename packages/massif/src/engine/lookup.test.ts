@@ -1,5 +1,5 @@
 import { afterAll, expect, test } from "vitest";
-import { compileSchema, vocabularyOf } from "./enforcer/index.ts";
+import { compileSchema, vocabularyOf } from "../enforcer/index.ts";
 import type { Engine } from "./engine.ts";
 import { lookUp } from "./lookup.ts";
 import type { GeneratedToken, GenerateRequest } from "./request.ts";

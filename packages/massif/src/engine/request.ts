@@ -1,7 +1,7 @@
 /** What the engine is asked, in tokens, and what it gives back. */
 import { MassifError } from "../common/index.ts";
+import type { Grammar } from "../enforcer/index.ts";
 import type { ModelConfig, SamplingOptions } from "../model/index.ts";
-import type { Grammar } from "./enforcer/index.ts";
 
 export interface GenerateRequest extends SamplingOptions {
   /** Ids, at least one. */

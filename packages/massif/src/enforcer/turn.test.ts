@@ -1,7 +1,7 @@
 import { Ajv2020 } from "ajv/dist/2020.js";
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { Random } from "../../common/index.ts";
+import { Random } from "../common/index.ts";
 import { compileTurn, type Json, type TurnOptions } from "./index.ts";
 import { allowed, CONTROLS, smallVocabulary, walk } from "./testing.ts";
 

@@ -6,7 +6,7 @@
 import { readFileSync } from "node:fs";
 import { createRequire, Module } from "node:module";
 import { beforeAll, expect, test } from "vitest";
-import { Random } from "../../common/index.ts";
+import { Random } from "../common/index.ts";
 import { compileSchema, type Json } from "./index.ts";
 import { allowed, smallVocabulary } from "./testing.ts";
 

@@ -1,6 +1,6 @@
 /** Context-free rules over bytes, and their frames: what a response may be held to beside JSON. Leaves are automata, so a
  *  grammar of regular parts alone is one automaton. */
-import { MassifError } from "../../common/index.ts";
+import { MassifError } from "../common/index.ts";
 import { type Dfa, move } from "./dfa.ts";
 import type { Frames } from "./frames.ts";
 import type { Machine, Next, Sym } from "./machine.ts";

@@ -1,5 +1,5 @@
 /** A compiled grammar over one vocabulary, and the matcher that follows one answer through it. */
-import { MassifError } from "../../common/index.ts";
+import { MassifError } from "../common/index.ts";
 import { CONTROL, completion, type Machine, type State } from "./machine.ts";
 import { Masks, mark, words } from "./masks.ts";
 import { fewestTokens, type Trie, trieOf, type Vocabulary } from "./trie.ts";

@@ -1,6 +1,6 @@
 /** Reads turns for `aside.ts`, one after the other. */
 import { parentPort } from "node:worker_threads";
-import { MassifError } from "../../common/index.ts";
+import { MassifError } from "../common/index.ts";
 import { readTurn, type TurnOptions, type TurnParts } from "./turn.ts";
 
 /** What an error is made of: classes do not cross threads. */

@@ -2,8 +2,8 @@
 import { join } from "node:path";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { expect, test } from "vitest";
-import { Random } from "../../common/index.ts";
-import { loadTokenizer } from "../../tokenizer/index.ts";
+import { Random } from "../common/index.ts";
+import { loadTokenizer } from "../tokenizer/index.ts";
 import { compileSchema, compileTurn, type Json, vocabularyOf } from "./index.ts";
 import { allowed, hasShared, shared, textOf, walk, walleCases } from "./testing.ts";
 

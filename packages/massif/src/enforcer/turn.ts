@@ -2,7 +2,7 @@
  *
  *  `<|tool_calls_section_begin|>` (`<|tool_call_begin|>functions.NAME:IDX<|tool_call_argument_begin|>{…}<|tool_call_end|>`)⁺
  *  `<|tool_calls_section_end|>`, then the end token. Control tokens stand only where this says so. */
-import { MassifError } from "../../common/index.ts";
+import { MassifError } from "../common/index.ts";
 import { compile, type Dfa, oneOf, TooLarge } from "./dfa.ts";
 import { readGrammar } from "./ebnf.ts";
 import { Frames } from "./frames.ts";

@@ -1,5 +1,5 @@
 /** JSON Schema (draft 2020-12) → nodes. Whatever is asked for and cannot be enforced throws with its path. */
-import { nearest } from "../../common/index.ts";
+import { nearest } from "../common/index.ts";
 import { matches, oneOf } from "./dfa.ts";
 import { type Key, type List, type Node, none, struct, type Union } from "./node.ts";
 import { numberDfa } from "./numbers.ts";

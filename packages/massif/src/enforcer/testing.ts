@@ -1,11 +1,11 @@
 /** What the enforcer's tests share: small vocabularies, walks through masks, and the files of `../shared`. */
 import { existsSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { type Random, readBytes } from "../../common/index.ts";
+import { type Random, readBytes } from "../common/index.ts";
 import type { Matcher } from "./grammar.ts";
 import type { Vocabulary } from "./trie.ts";
 
-export const shared = resolve(import.meta.dirname, "../../../../../../shared");
+export const shared = resolve(import.meta.dirname, "../../../../../shared");
 export const schemasAt = join(shared, "data/schemas");
 export const hasShared = existsSync(schemasAt);
 

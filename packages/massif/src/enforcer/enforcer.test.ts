@@ -2,7 +2,7 @@ import { Ajv2020 } from "ajv/dist/2020.js";
 import formats from "ajv-formats";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { MassifError, Random } from "../../common/index.ts";
+import { MassifError, Random } from "../common/index.ts";
 import { checkToolSchema, compileSchema, type Grammar, type Json, prepare } from "./index.ts";
 import { allowed, hasShared, smallVocabulary, takes, textOf, walk, walleCases } from "./testing.ts";
 

@@ -1,7 +1,7 @@
 /** Patterns, choices and grammars: every walk is a sentence, every sentence is a walk. */
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { Random } from "../../common/index.ts";
+import { Random } from "../common/index.ts";
 import { compileTurn, type TextFormat } from "./index.ts";
 import { smallVocabulary, walk } from "./testing.ts";
 

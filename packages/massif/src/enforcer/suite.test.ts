@@ -3,7 +3,7 @@
  *  Schemas that ask for more than the enforcer does are refused, and counted by what they ask for. Instances are spelled
  *  as `JSON.stringify` does. Left out: “only an annotation by default”, since here a format is enforced. */
 import { expect, test } from "vitest";
-import { MassifError } from "../../common/index.ts";
+import { MassifError } from "../common/index.ts";
 import { formats } from "./formats.ts";
 import { compileSchema, type Json } from "./index.ts";
 import { hasShared, readTar, smallVocabulary, takes } from "./testing.ts";

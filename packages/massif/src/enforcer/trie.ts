@@ -1,6 +1,6 @@
 /** A vocabulary as a trie of bytes, laid out in depth-first order so that a walk is one loop without recursion. */
 
-import type { Tokenizer } from "../../tokenizer/index.ts";
+import type { Tokenizer } from "../tokenizer/index.ts";
 
 export interface Vocabulary {
   readonly vocabSize: number;

@@ -4,7 +4,7 @@
  *  stack of frames, a `State` the set of stacks that the bytes so far allow. All three are interned, so equal states
  *  are one object and carry their own transitions and masks. Every frame can be completed: no state is a dead end. */
 
-import { MassifError } from "../../common/index.ts";
+import { MassifError } from "../common/index.ts";
 
 /** 0–255 are bytes; 256 + k is the grammar's k-th control token. */
 export type Sym = number;

@@ -4,7 +4,7 @@
  *  ended. What is light is read here: asking a thread would take longer. */
 import { once } from "node:events";
 import { Worker } from "node:worker_threads";
-import { MassifError } from "../../common/index.ts";
+import { MassifError } from "../common/index.ts";
 import type { Read } from "./aside.worker.ts";
 import type { Grammar } from "./grammar.ts";
 import type { Vocabulary } from "./trie.ts";

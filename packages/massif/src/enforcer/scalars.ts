@@ -1,5 +1,5 @@
 /** Scalars of JSON Schema → nodes: strings, numbers, literals; and the two ways to refuse a schema. */
-import { MassifError } from "../../common/index.ts";
+import { MassifError } from "../common/index.ts";
 import { cat, compile, counted, type Dfa, intersect, literal, oneOf, TooLarge } from "./dfa.ts";
 import { formats } from "./formats.ts";
 import { type Node, none, struct } from "./node.ts";

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { Random } from "../../common/index.ts";
+import { Random } from "../common/index.ts";
 import { compileAside } from "./aside.ts";
 import { compileTurn, type TurnOptions } from "./index.ts";
 import { smallVocabulary, walk } from "./testing.ts";

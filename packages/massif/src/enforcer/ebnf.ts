@@ -1,7 +1,7 @@
 /** Grammars as people write them: EBNF as vLLM and llama.cpp read it (`root ::= "a" [0-9]+`), and what OpenAI's custom
  *  tools take of Lark (`start: "a" DIGIT+`). Terminals are read character by character: a text that Lark's lexer would cut
  *  otherwise is still a sentence. `%ignore` is refused. */
-import { MassifError } from "../../common/index.ts";
+import { MassifError } from "../common/index.ts";
 import { alt, cat, compile, optional, type Re, repeat, TooLarge } from "./dfa.ts";
 import { patternRe, Unsupported } from "./regex.ts";
 import type { Rules, Term } from "./rules.ts";
