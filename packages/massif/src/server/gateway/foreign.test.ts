@@ -1,8 +1,5 @@
 /** A real engine of others behind the gateway: llama.cpp's server (PyPI `xllamacpp`) over SmolLM2. Skipped unless
  *  MASSIF_LLAMA_PYTHON names a Python that has both (deploy/local/llama_cpp.py says how to make one). */
-import { type ChildProcess, spawn } from "node:child_process";
-import { resolve } from "node:path";
-import { createInterface } from "node:readline";
 import Anthropic from "@anthropic-ai/sdk";
 import { Ajv } from "ajv";
 import OpenAI from "openai";
@@ -10,50 +7,9 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { type Listening, listen } from "../listen.ts";
 import { Service } from "../service.ts";
 import { events, post as postTo } from "../testing.ts";
+import { builtInSchemas } from "../verifier/cases.ts";
 import { type Gateway, type GatewayOptions, openGateway } from "./gateway.ts";
-import { builtInSchemas } from "./vendor-verify.ts";
-
-const python = process.env.MASSIF_LLAMA_PYTHON;
-const script = resolve(import.meta.dirname, "../../../../../deploy/local/llama_cpp.py");
-/** Milliseconds that anything asked of it may take. */
-const PATIENCE = 30_000;
-
-interface Engine extends AsyncDisposable {
-  url: string;
-  process: ChildProcess;
-  /** Requests that hold a slot. */
-  busy(): Promise<number>;
-}
-
-async function startEngine(port = 0): Promise<Engine> {
-  const child = spawn(python!, [
-    script,
-    ...["--port", `${port}`, "--threads", "1", "--slots", "2", "--context", "4096"],
-  ]);
-  child.stderr.resume();
-  const gone = new Promise<void>((done) => child.once("exit", () => done()));
-  const url = await new Promise<string>((ready, fail) => {
-    createInterface(child.stdout).on("line", (line) => {
-      const at = /listening at (\S+)\/v1$/.exec(line)?.[1];
-      if (at) ready(at);
-    });
-    void gone.then(() => fail(new Error("llama.cpp ended before it listened")));
-  });
-  return {
-    url,
-    process: child,
-    async busy() {
-      const response = await fetch(`${url}/slots`, { signal: AbortSignal.timeout(PATIENCE) });
-      return ((await response.json()) as { is_processing: boolean }[]).filter((slot) => slot.is_processing).length;
-    },
-    async [Symbol.asyncDispose]() {
-      child.kill("SIGTERM");
-      const late = setTimeout(() => child.kill("SIGKILL"), 3000);
-      await gone;
-      clearTimeout(late);
-    },
-  };
-}
+import { type LlamaServer, PATIENCE, python, startLlama } from "./testing-llama.ts";
 
 async function serveGateway(urls: string[], more: Partial<GatewayOptions> = {}) {
   const service = new Service();
@@ -91,7 +47,7 @@ const fits = (name: string, value: unknown): boolean =>
   new Ajv().validate((name === "get_time" ? clock : weather).parameters, value);
 
 describe.skipIf(!python)("llama.cpp behind the gateway (MASSIF_LLAMA_PYTHON)", { timeout: 60_000 }, () => {
-  let engine: Engine;
+  let engine: LlamaServer;
   let gateway: Gateway;
   let service: Service;
   let server: Listening;
@@ -103,7 +59,7 @@ describe.skipIf(!python)("llama.cpp behind the gateway (MASSIF_LLAMA_PYTHON)", {
     postTo(server.url + path, body, { signal });
 
   beforeAll(async () => {
-    engine = await startEngine();
+    engine = await startLlama();
     ({ gateway, service, server } = await serveGateway([`${engine.url}/v1`]));
     openai = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: "x", maxRetries: 0, timeout: PATIENCE });
     anthropic = new Anthropic({ baseURL: server.url, apiKey: "x", maxRetries: 0, timeout: PATIENCE });
@@ -328,7 +284,7 @@ describe.skipIf(!python)("llama.cpp behind the gateway (MASSIF_LLAMA_PYTHON)", {
     expect(gateway.upstreams.state).toMatchObject([{ open: false, running: 0 }]);
 
     await engine[Symbol.asyncDispose]();
-    engine = await startEngine(port);
+    engine = await startLlama(port);
     await gateway.upstreams.probe();
     const back = await openai.chat.completions.create(ask);
     expect(back.choices[0]!.message.content).toMatch(/Paris/);

@@ -1,15 +1,7 @@
 import { expect, test } from "vitest";
 import { LlmError, ScriptedModel, type Turn } from "../../llm/index.ts";
-import {
-  builtInSchemas,
-  caseId,
-  passes,
-  readBaseline,
-  readCase,
-  schemaCase,
-  verificationTable,
-  verifyEndpoint,
-} from "./vendor-verify.ts";
+import { builtInSchemas, caseId, readBaseline, readCase, schemaCase } from "./cases.ts";
+import { passes, verificationTable, verifyEndpoint } from "./verifier.ts";
 
 const cases = [schemaCase(builtInSchemas[0]!), schemaCase(builtInSchemas[1]!)];
 const call = (args: unknown): Turn => ({ calls: [{ name: "submit", arguments: args as object }] });
