@@ -1,4 +1,7 @@
+import { mkdtempSync, rmSync } from "node:fs";
 import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import fc from "fast-check";
 import { expect, onTestFinished, test, vi } from "vitest";
 import { Keys } from "./keys.ts";
@@ -10,35 +13,58 @@ import type { Control } from "./weights/control.ts";
 const ask = { model: "m", messages: [{ role: "user", content: "hi" }] };
 const paths = ["/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/completions", "/tokenize", "/detokenize"];
 
-test("whatever a body is, the answer is 2xx or 4xx, in JSON, and the server lives", async () => {
-  await using server = await scripted(() => ({ text: "ok" }));
+test("whatever is sent, the answer is 2xx or 4xx, in JSON, and the server lives", async () => {
+  const state = mkdtempSync(join(tmpdir(), "massif-state-"));
+  await using server = await scripted(() => ({ text: "ok" }), { state, weightsRoot: state });
+  const all = [
+    ...[...paths, "/v1/embeddings", "/v1/responses/compact", "/v1/chat/completions/x", "/v1/files", "/v1/batches"],
+    ...["/v1/batches/x/cancel", "/v1/caching", "/v1/caching/refs/tags", "/v1/formulas/moonshot/convert:latest/fibers"],
+    ...["/update_weights", "/sleep", "/pause", "/abort_request", "/weight_checker"],
+  ];
+  const names = [
+    ...["model", "messages", "tools", "stop", "n", "input", "max_tokens", "system", "ttl", "metadata", "name"],
+    ...["arguments", "store", "thinking"],
+  ];
+  const role = fc.constantFrom("user", "assistant", "tool", "cache", "x");
   const junk = fc.oneof(
     fc.json(),
     fc.string(),
+    fc.dictionary(fc.constantFrom(...names), fc.jsonValue()).map((fields) => ({ ...ask, ...fields })),
     fc
-      .dictionary(
-        fc.constantFrom("model", "messages", "tools", "stop", "n", "input", "max_tokens", "system"),
-        fc.jsonValue(),
-      )
-      .map((o) => JSON.stringify({ ...ask, ...o })),
-    fc
-      .record({
-        role: fc.constantFrom("user", "assistant", "tool", "x"),
-        content: fc.jsonValue(),
-        tool_calls: fc.jsonValue(),
-      })
-      .map((m) => JSON.stringify({ ...ask, messages: [m] })),
+      .record({ role, content: fc.jsonValue(), tool_calls: fc.jsonValue() })
+      .map((message) => ({ ...ask, messages: [message] })),
+    fc.jsonValue().map((fn) => ({ ...ask, tools: [{ type: "builtin_function", function: fn }] })),
+    fc.jsonValue().map((item) => ({ model: "m", input: [{ type: "compaction", encrypted_content: item }] })),
     fc.uint8Array({ maxLength: 64 }).map((bytes) => Buffer.from(bytes).toString("latin1")),
   );
+  const survives = async (asked: string, response: Response) => {
+    expect(response.status < 500, `${asked}: ${response.status}`).toBe(true);
+    await response.json();
+  };
   await fc.assert(
-    fc.asyncProperty(fc.constantFrom(...paths), junk, async (path, body) => {
-      const response = await server.post(path, body);
-      expect(response.status < 500, `${path} ${body}: ${response.status}`).toBe(true);
-      await response.json();
+    fc.asyncProperty(fc.constantFrom(...all), junk, async (path, body) =>
+      survives(`${path} ${JSON.stringify(body)}`, await server.post(path, body)),
+    ),
+    { numRuns: 800 },
+  );
+  const queries = fc.dictionary(fc.constantFrom("limit", "after", "order", "metadata[a]", "purpose", "x"), fc.string());
+  const lists = [
+    "/v1/files",
+    "/v1/batches",
+    "/v1/chat/completions",
+    "/v1/caching",
+    "/v1/files/%2e%2e",
+    "/v1/caching/x",
+  ];
+  await fc.assert(
+    fc.asyncProperty(fc.constantFrom(...lists), queries, async (path, query) => {
+      const asked = `${path}?${new URLSearchParams(query)}`;
+      await survives(asked, await fetch(server.url + asked));
     }),
-    { numRuns: 400 },
+    { numRuns: 200 },
   );
   expect((await fetch(`${server.url}/health`)).status).toBe(200);
+  rmSync(state, { recursive: true });
 });
 
 test("bodies that are too large or too deep are refused before they are parsed", async () => {

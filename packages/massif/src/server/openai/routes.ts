@@ -42,13 +42,14 @@ const headOf = (app: App, c: Ctx, model: string, prefix: string): Head => {
 function models(hono: Hono<Env>, { service, unixTime }: App): void {
   const created = unixTime();
   const rows = () =>
-    service.backends.flatMap(({ names, contextLength }) =>
+    service.backends.flatMap(({ names, contextLength, format }) =>
       names
         .filter((name) => name !== "*")
         .map((id) => ({
           ...{ id, object: "model", created, owned_by: "massif", root: names[0] },
           ...{ type: "model", display_name: id, created_at: new Date(created * 1000).toISOString() },
           ...(contextLength !== undefined && { max_model_len: contextLength, context_length: contextLength }),
+          supports_tokenize: format !== undefined,
         })),
     );
   hono.get("/v1/models", (c) => c.json({ object: "list", data: rows(), has_more: false }));

@@ -37,6 +37,10 @@ test("a response, kept, gone on from, listed, deleted", async () => {
   expect(await client.responses.retrieve(second.id)).toMatchObject({ id: second.id, status: "completed" });
   const items = await client.responses.inputItems.list(second.id);
   expect(items.data).toMatchObject([{ type: "message", role: "user", content: "two" }]);
+  const input = ["a", "b", "c"].map((content) => ({ role: "user" as const, content }));
+  const third = await client.responses.create({ model: "m", input });
+  const pages = await Array.fromAsync(client.responses.inputItems.list(third.id, { limit: 2 }));
+  expect(pages).toMatchObject([{ content: "c" }, { content: "b" }, { content: "a" }]);
   await client.responses.delete(second.id);
   await expect(client.responses.retrieve(second.id)).rejects.toMatchObject({ status: 404 });
   const forgotten = await client.responses.create({ model: "m", input: "x", store: false });

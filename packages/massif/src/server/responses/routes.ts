@@ -3,7 +3,7 @@ import type { Hono } from "hono";
 import { ApiError, toApiError } from "../errors.ts";
 import { explanationOf } from "../explain.ts";
 import { type App, body, type Ctx, type Env, leaving, modelIn, stream } from "../http.ts";
-import { ownerOf } from "../shelf.ts";
+import { ownerOf, page } from "../shelf.ts";
 import { frame } from "../sse.ts";
 import { compactionRoutes, withSummaries } from "./compaction.ts";
 import { ResponseEvents } from "./events.ts";
@@ -151,9 +151,8 @@ export function responsesRoutes(hono: Hono<Env>, app: App): void {
   });
   hono.get("/v1/responses/:id/input_items", (c) => {
     const { input } = store.get(c.req.param("id"), c as Ctx);
-    const data = input.map((item, i) => ({ id: `item_${i}`, type: "message", ...item }));
-    const [first, last] = [data[0]?.id ?? null, data.at(-1)?.id ?? null];
-    return c.json({ object: "list", data, first_id: first, last_id: last, has_more: false });
+    const items = input.map((item, i) => ({ type: "message", ...item, id: item.id ?? `item_${i}` }));
+    return c.json(page(items, c.req.query(), { order: "desc" }));
   });
 }
 
