@@ -43,6 +43,14 @@ export const succeeded = ({ reward }: Episode): boolean =>
 
 export const goalOf = ({ task }: Episode): string => (typeof task?.goal === "string" ? task.goal : "");
 
+/** Which part of the world was not seen in training: "names=train,pairs=heldout" as people say it. */
+function splitOf({ task }: Episode): string | undefined {
+  const parts = task?.split?.split(",").map((part) => part.split("="));
+  if (!parts?.every(({ length }) => length === 2)) return task?.split;
+  const heldOut = parts.filter(([, value]) => value === "heldout").map(([name]) => name);
+  return heldOut.length ? `held-out ${heldOut.join(" and ")}` : "of training";
+}
+
 export function textOf(message: Message | undefined): string {
   const { content } = message ?? {};
   if (typeof content === "string") return content;
@@ -74,7 +82,7 @@ export function EpisodeView({ episode }: { episode: Episode }) {
       h(
         "p",
         { class: "faint" },
-        [task?.world, goalOf(episode), task && `seed ${task.seed}`, task?.split, endings[ended]]
+        [task?.world, goalOf(episode), task && `seed ${task.seed}`, splitOf(episode), endings[ended]]
           .filter(Boolean)
           .join(" · "),
       ),

@@ -87,7 +87,7 @@ export class Episodes extends Component<Props, State> {
         labelled<State["outcome"]>("Outcome", {
           value: outcome,
           options: [
-            ["all", `all ${rows.length}`],
+            ["all", `all (${rows.length})`],
             ["success", `success (${count("success")})`],
             ["fail", `failed (${count("fail")})`],
           ],

@@ -48,8 +48,8 @@ function part(version: string, { title, scale, note, maps }: Part) {
     h(
       "p",
       { class: `faint scale${maps[0]!.diverging ? " diverging" : ""}` },
-      scale.map((text, i) => [h("span", { class: `shade s${i}`, "aria-hidden": true }), `${text} `]),
-      h("span", { class: "note" }, note),
+      scale.map((text, i) => h("span", null, h("span", { class: `shade s${i}`, "aria-hidden": true }), text)),
+      note && h("span", null, note),
     ),
     h(
       "div",

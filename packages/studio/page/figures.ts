@@ -16,8 +16,8 @@ export function figure(value: number): string {
     const thousands = Math.floor(Math.log10(size) / 3);
     return `${trim((value / 10 ** (3 * thousands)).toPrecision(3))}${["", "k", "M", "G", "T", "P"][thousands] ?? ""}`;
   }
-  if (size >= 1e4) return whole(value);
-  if (size >= 1e-3) return trim(value.toPrecision(size >= 1000 ? 4 : 3 + (size >= 1 && size < 10 ? 1 : 0)));
+  if (size >= 999.5) return whole(value);
+  if (size >= 1e-3) return trim(value.toPrecision(size >= 1 && size < 10 ? 4 : 3));
   return value.toExponential(1).replace(".0e", "e");
 }
 const trim = (text: string) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);

@@ -4,6 +4,7 @@ import { open } from "./answer.ts";
 import { whole } from "./figures.ts";
 import { Mark } from "./mark.ts";
 import { AnswerView, SaidView, TroubleView } from "./message.ts";
+import { Pages } from "./pages.ts";
 import { endPlay, findWorlds, mayspeak, playWorld, sayInWorld } from "./play.ts";
 import { Select } from "./select.ts";
 import { Panel } from "./settings.ts";
@@ -18,15 +19,15 @@ function Header() {
     "header",
     { class: "top" },
     h("h1", null, h(Mark, null), "Massif"),
+    h(Pages, { here: "/" }),
     models.length > 1
       ? h(Select, {
           ...{ "aria-label": "Model", value: settings.model, options: models.map(({ id }) => [id, id] as const) },
           onSelect: (id: string) => page.set("model", id),
         })
-      : h("span", { class: "model faint" }, settings.model),
+      : settings.model !== "massif" && h("span", { class: "model faint" }, settings.model),
     h(WorldChoice, null),
     h("span", { class: "gap" }),
-    h("a", { class: "to-runs", href: "/runs" }, "Runs"),
     h(
       "button",
       {
@@ -155,13 +156,21 @@ const App = () =>
     h("p", { class: "notice", role: "status" }, state.notice),
   );
 
+/** A button that has gone, or does nothing any more, hands the keyboard on to what comes next. */
+function keepFocus(before: HTMLElement | null): void {
+  if (touch || !before || (before.isConnected && !before.matches(":disabled"))) return;
+  document.querySelector<HTMLElement>("#message:enabled, main .verdict .primary")?.focus();
+}
+
 /** The end stays in sight while it grows, unless one has scrolled away from it. */
 function draw(): void {
   showTheme(state.theme);
   const main = document.querySelector("main");
   const atEnd = state.toEnd || !main || main.scrollHeight - main.scrollTop - main.clientHeight < 48;
   state.toEnd = false;
+  const focused = document.activeElement as HTMLElement | null;
   render(h(App, null), document.body);
+  keepFocus(focused);
   const now = document.querySelector("main")!;
   if (atEnd) now.scrollTop = now.scrollHeight;
 }

@@ -103,7 +103,7 @@ export class AnswerView extends Component<AnswerProps, { tokens: boolean }> {
         h(
           "div",
           { class: "actions" },
-          button("Copy", () => void copy(turn.content, "Answer")),
+          turn.content && button("Copy", () => void copy(turn.content, "Answer")),
           !page.play && [
             button("Regenerate", () => regenerate(index), { disabled: busy }),
             button("curl", () => void copyCurl(turn), { title: "Copy the request as a curl command" }),
@@ -191,7 +191,7 @@ function facts(answer: Answer): string {
     usage && usage.cached > 0 && `${whole(usage.cached)} cached`,
     usage && `${whole(usage.completion)} out`,
     speed && `${speed < 10 ? speed.toFixed(1) : whole(speed)} tokens/s`,
-    first !== undefined && `first after ${(first / 1000).toFixed(2)} s`,
+    first !== undefined && `first after ${first < 1000 ? `${Math.round(first)} ms` : `${(first / 1000).toFixed(1)} s`}`,
   ]
     .filter(Boolean)
     .join(" · ");

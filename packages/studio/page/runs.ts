@@ -5,6 +5,7 @@ import { Episodes } from "./episodes.ts";
 import { Experts } from "./experts.ts";
 import { forgetInks } from "./ink.ts";
 import { Mark } from "./mark.ts";
+import { Pages } from "./pages.ts";
 import { RunList } from "./run-list.ts";
 import { change, findRuns, onChange, readAddress, selected, state } from "./run-state.ts";
 import { Samples } from "./samples.ts";
@@ -16,12 +17,7 @@ const Header = () =>
     "header",
     { class: "top" },
     h("h1", null, h(Mark, null), "Massif"),
-    h(
-      "nav",
-      { "aria-label": "Pages" },
-      state.chat && h("a", { href: "/" }, "Chat"),
-      h("a", { href: "/runs", "aria-current": "page" }, "Runs"),
-    ),
+    h(Pages, { here: "/runs", others: state.chat }),
     h("span", { class: "gap" }),
     selected().length > 0 && h(LinkState, null),
     h(ThemeButton, { theme: state.theme, onTheme: (theme) => change({ theme }) }),

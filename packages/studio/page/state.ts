@@ -16,7 +16,7 @@ export interface State {
   key: string;
   turns: Turn[];
   draft: string;
-  models: { id: string; context?: number }[];
+  models: { id: string; context?: number; counts: boolean }[];
   /** Worlds whose user can be played here, and the one that is. */
   worlds: World[];
   play?: Played;
@@ -86,11 +86,20 @@ export function note(notice: string): void {
   silence = setTimeout(() => change({ notice: "" }), 4000) as unknown as number;
 }
 
+interface ModelRow {
+  id: string;
+  max_model_len?: number;
+  supports_tokenize?: boolean;
+}
+
 /** Asks what can be talked to, again and again until there is an answer. */
 export async function findModels(): Promise<void> {
   try {
-    const { data } = (await getJson("/v1/models", state.key)) as { data: { id: string; max_model_len?: number }[] };
-    const models = data.map(({ id, max_model_len: context }) => ({ id, ...(context && { context }) }));
+    const { data } = (await getJson("/v1/models", state.key)) as { data: ModelRow[] };
+    const models = data.map(({ id, max_model_len: context, supports_tokenize: counts = false }) => ({
+      ...{ id, counts },
+      ...(context && { context }),
+    }));
     delete state.trouble;
     change({ models });
     if (!models.some(({ id }) => id === state.settings.model)) set("model", models[0]?.id ?? "");
@@ -182,12 +191,11 @@ export function reset(): void {
   keep();
 }
 
-let countable = true;
 let counting = 0;
 /** Counts the tokens of conversation and draft, a moment after the last key. */
 export function countTokens(): void {
   clearTimeout(counting);
-  if (!countable || firstProblem()) return;
+  if (!state.models.find(({ id }) => id === state.settings.model)?.counts || firstProblem()) return;
   counting = setTimeout(async () => {
     const { settings, turns, draft, key } = state;
     const messages = messagesOf(settings.system, [...turns, { role: "user", content: draft }]);
@@ -196,9 +204,8 @@ export function countTokens(): void {
       const body = { model: settings.model, messages, ...(tools.length && { tools }) };
       const { count } = (await getJson("/tokenize", key, body)) as { count: number };
       change({ count });
-    } catch (error) {
-      // A server that cannot count is not asked again.
-      countable = !(error instanceof WireError && error.trouble.status >= 400 && error.trouble.status < 500);
+    } catch {
+      // The message can be sent without.
     }
   }, 300) as unknown as number;
 }

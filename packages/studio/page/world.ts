@@ -10,7 +10,7 @@ export function WorldChoice() {
   if (!worlds.length) return null;
   return h(Select, {
     ...{ class: "world-choice", "aria-label": "World", title: "Play the user of a world", value: play?.world ?? "" },
-    options: [["", "No world"], ...worlds.map(({ world }) => [world, world] as const)],
+    options: [["", play ? "Leave the world" : "Play …"], ...worlds.map(({ world }) => [world, world] as const)],
     onSelect: (world: string) => void playWorld(world),
   });
 }

@@ -263,6 +263,32 @@ describe.skipIf(!executablePath)("the chat page", () => {
     expect(command).toContain('"top_logprobs": 5');
   });
 
+  test("a server that cannot count tokens is not asked to", async () => {
+    const { page, complaints, asked } = await open([{ text: "fine" }], { backend: {} });
+    await page.getByRole("textbox", { name: "Message" }).fill("Hi");
+    // Longer than the page waits after the last key.
+    await page.waitForTimeout(500);
+    await page.keyboard.press("Enter");
+    await page.getByText("fine").waitFor();
+    expect(asked.filter((url) => url.includes("tokenize"))).toEqual([]);
+    expect(complaints).toEqual([]);
+  });
+
+  test("the keyboard stays in the conversation when its button goes", async () => {
+    const { page } = await open([{ calls: [{ name: "get_weather", arguments: { city: "Oslo" } }] }, { text: "fine" }]);
+    const focused = () => page.evaluate(() => document.activeElement?.id);
+    await say(page, "Oslo?");
+    await page.getByLabel("You are the tool").fill("4");
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("Enter");
+    await page.getByText("fine").waitFor();
+    await expect.poll(focused).toBe("message");
+    await page.getByRole("button", { name: "Edit" }).focus();
+    await page.keyboard.press("Enter");
+    await page.getByRole("textbox", { name: "Edit your message" }).press("Escape");
+    await expect.poll(focused).toBe("message");
+  });
+
   test("with thumbs, Enter is a new line, and the button sends", async () => {
     const { page, server } = await open([{ text: "fine" }], { width: 390, touch: true });
     expect(await page.getByText("Enter sends").count()).toBe(0);

@@ -60,7 +60,7 @@ test("round numbers", () => {
   expect(ticks(0, 100, 5)).toEqual([0, 20, 40, 60, 80, 100]);
   expect(logTicks(0.5, 2000)).toEqual([1, 10, 100, 1000]);
   expect(logTicks(1, 12)).toEqual([1, 2, 5, 10]);
-  expect([0, 1.2561, 12300, 3_400_000, 0.00002, 1e-5, -0.25, Number.NaN, 4000].map(figure)).toEqual([
+  expect([0, 1.2561, 12300, 3_400_000, 0.00002, 1e-5, -0.25, Number.NaN, 999.7].map(figure)).toEqual([
     "0",
     "1.256",
     "12,300",
@@ -69,7 +69,7 @@ test("round numbers", () => {
     "1e-5",
     "-0.25",
     "–",
-    "4000",
+    "1,000",
   ]);
   expect([5, 600, 7200].map(duration)).toEqual(["5 s", "10 min", "2 h"]);
   expect(lowerBound(Float64Array.of(1, 3, 5), 3, 3)).toBe(1);

@@ -89,7 +89,7 @@ describe.skipIf(!executablePath)("the user of a world", () => {
     await verdict.getByRole("button", { name: "Another task" }).click();
     await page.getByRole("button", { name: "Use these words" }).waitFor();
     expect(await page.getByRole("article").count()).toBe(0);
-    await page.getByRole("combobox", { name: "World" }).selectOption({ label: "No world" });
+    await page.getByRole("combobox", { name: "World" }).selectOption({ label: "Leave the world" });
     await page.getByText("m is listening.").waitFor();
     expect(complaints).toEqual([]);
   });
