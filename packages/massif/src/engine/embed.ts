@@ -1,7 +1,7 @@
 /** A text as one vector: the mean over its tokens of what the final norm gives, at unit length. */
 import { torch } from "@massif/torch";
-import type { Runtime } from "./engine.ts";
 import { packedHidden } from "./packed-step.ts";
+import type { Runtime } from "./runtime.ts";
 
 /** float32 [D] of ids [T], on a path of its own beside the cache. */
 export function embed({ model, blocks, packed }: Runtime, ids: readonly number[]): Float32Array {

@@ -17,10 +17,6 @@ export class Pins {
     this.#pages = pages;
   }
 
-  get size(): number {
-    return this.#held.size;
-  }
-
   /** Holds what is cached of a sequence without blocks; a match never takes the last token, so it needs one more. */
   hold(seq: Sequence): Pin {
     const tokens = this.#pages.match(seq);

@@ -11,9 +11,9 @@
 import { mlaAttention, mlaDecode, rotary, type Tensor, torch } from "@massif/torch";
 import type { Block, Model, PackedModel } from "../model/index.ts";
 import type { PagedCache } from "./cache.ts";
-import type { Runtime } from "./engine.ts";
 import type { Numerics } from "./numerics.ts";
 import { packedStep } from "./packed-step.ts";
+import type { Runtime } from "./runtime.ts";
 
 /** Rows [from, from + tokens.length) of one sequence: what follows `start` positions in its blocks. */
 export interface Stretch {

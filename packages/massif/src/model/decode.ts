@@ -24,7 +24,7 @@ export class LatentCache implements Disposable {
     this.#all_LSW = torch.keep(
       torch.zeros([model.blocks.length, batch * capacity, kvLoraRank + qkRopeHeadDim], { dtype, device }),
     );
-    this.packed = PackedModel.fits(model, pack.narrow) ? new PackedModel(model, pack) : undefined;
+    this.packed = PackedModel.obstacle(model, pack.narrow) ? undefined : new PackedModel(model, pack);
   }
 
   /** Positions in the cache. */

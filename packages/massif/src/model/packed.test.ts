@@ -212,7 +212,14 @@ test("what does not fit is refused by name", () => {
   expect(step({ tokens: [107] })).toThrow("found token 107");
   expect(step({ blocks: [2] })).toThrow("found block 2 in a cache of 2");
   expect(step({ wanted: 2 })).toThrow("2 wanted");
-  expect(PackedModel.fits(Model.init(model.config, 1, { dtype: "float64" }))).toBe(false);
+  expect(PackedModel.obstacle(model)).toBeUndefined();
+  expect(PackedModel.obstacle(Model.init(model.config, 1, { dtype: "float64" }))).toBe("weights in float64");
+  expect(PackedModel.obstacle(new Model(model.config, new Map(model.parameters), { wideAttention: true }))).toBe(
+    "a model whose blocks compute in their own way",
+  );
+  const odd = make({ vHeadDim: 11 });
+  expect(PackedModel.obstacle(odd)).toBeUndefined();
+  expect(PackedModel.obstacle(odd, true)).toBe("an odd width in bfloat16: 11");
   usePlain(true);
-  expect(PackedModel.fits(model)).toBe(false);
+  expect(PackedModel.obstacle(model)).toBe("ATen's operators (MASSIF_OPS=plain)");
 });

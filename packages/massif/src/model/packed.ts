@@ -37,24 +37,22 @@ export class PackedModel implements Disposable {
   readonly #options: PackOptions;
   #angles: { length: number; cos: Tensor; sin: Tensor } | undefined;
 
-  /** Whether a model can be packed here: on the CPU, in float32 or bfloat16, computing as usual, our own operators on. */
-  static fits({ config, parameters, by }: Model, narrow?: boolean): boolean {
-    if (Object.values(by).some(Boolean)) return false;
+  /** What keeps a model from being packed here; undefined where it can be. `narrow` as in `PackOptions`. */
+  static obstacle({ config, parameters, by }: Model, narrow = false): string | undefined {
     const embedding = parameters.get("model.embed_tokens.weight")!;
-    const { qkNopeHeadDim, kvLoraRank, vHeadDim, hiddenSize, qLoraRank, moeIntermediateSize, intermediateSize } =
-      config;
-    const widths = [
-      hiddenSize,
-      qkNopeHeadDim,
-      kvLoraRank,
-      vHeadDim,
-      qLoraRank ?? 0,
-      moeIntermediateSize,
-      intermediateSize,
-    ];
-    const pairs = widths.every((width) => width % 2 === 0);
-    if (runsNarrow(embedding)) return pairs;
-    return runsFused(embedding) && embedding.dtype === "float32" && (pairs || !narrow) && config.nGroup <= 64;
+    const { dtype, device } = embedding;
+    if (Object.values(by).some(Boolean)) return "a model whose blocks compute in their own way";
+    if (device !== "cpu") return `weights on ${device}`;
+    if (dtype !== "float32" && dtype !== "bfloat16") return `weights in ${dtype}`;
+    if (!runsFused(embedding) && !runsNarrow(embedding)) return "ATen's operators (MASSIF_OPS=plain)";
+    if (config.nGroup > 64) return `${config.nGroup} expert groups (64 at most)`;
+    // Products in bfloat16 take values in pairs.
+    const odd = [
+      ...[config.hiddenSize, config.qkNopeHeadDim, config.kvLoraRank, config.vHeadDim, config.qLoraRank ?? 0],
+      ...[config.moeIntermediateSize, config.intermediateSize],
+    ].find((width) => width % 2);
+    if (odd && (narrow || dtype === "bfloat16")) return `an odd width in bfloat16: ${odd}`;
+    return undefined;
   }
 
   constructor(model: Model, options: PackOptions = {}) {
