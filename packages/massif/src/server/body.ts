@@ -37,7 +37,7 @@ export async function readJson(request: Request, limits: BodyLimits): Promise<Re
   return value as Record<string, unknown>;
 }
 
-export async function readBytes(request: Request, most: number): Promise<Uint8Array> {
+export async function readBytes(request: Request, most: number): Promise<Uint8Array<ArrayBuffer>> {
   const tooLarge = () => new ApiError(413, `the body has more than ${most} bytes`, { code: "request_too_large" });
   if (Number(request.headers.get("content-length") ?? 0) > most) throw tooLarge();
   if (!request.body) return new Uint8Array();
