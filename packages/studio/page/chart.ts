@@ -94,13 +94,18 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
     return this.#lines.filter(({ id }) => !this.state.hidden.has(id));
   }
 
+  /** Without a window all rows of the runs that have a line here: a short run is not squeezed by a longer one elsewhere. */
+  get #range(): { from: number; to: number } {
+    return this.props.window ?? extent(this.#lines, this.props.axis);
+  }
+
   drawIfSeen(): boolean {
     const box = this.#plot.current;
     if (!this.#dirty || !this.#seen || !box?.clientWidth) return false;
     this.#dirty = false;
     const { spec, axis, smoothing } = this.props;
     const shown = this.#shown;
-    const { from, to } = this.props.window ?? extent(this.props.runs, axis);
+    const { from, to } = this.#range;
     const window = { from, to, width: box.clientWidth - EDGE.left - EDGE.right };
     const strokes = shown.map(({ x, y, colour, dash }): Stroke => {
       const raw = decimate(x.values, y, window);
@@ -172,8 +177,8 @@ export class Chart extends Component<ChartProps, { log: boolean; hidden: Readonl
     this.props.onWindow({ from, to });
   };
   readonly #onKey = (event: KeyboardEvent) => {
-    const { runs, axis, onWindow } = this.props;
-    const { from, to } = this.props.window ?? extent(runs, axis);
+    const { onWindow } = this.props;
+    const { from, to } = this.#range;
     const at = this.#at ?? to;
     const step = (to - from) / 100;
     const zoom = (by: number) => onWindow({ from: at - (at - from) * by, to: at + (to - at) * by });

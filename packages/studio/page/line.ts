@@ -54,9 +54,9 @@ export function valueAt({ x, y }: Line, at: number | undefined): number {
 }
 
 /** From the first to the last row of all runs. */
-export function extent(runs: readonly Shown[], axis: XAxis): { from: number; to: number } {
+export function extent(of: readonly { run: RunData }[], axis: XAxis): { from: number; to: number } {
   let [from, to] = [Infinity, -Infinity];
-  for (const { run } of runs) {
+  for (const { run } of of) {
     if (!run.rows) continue;
     from = Math.min(from, run.x[axis].values[0]!);
     to = Math.max(to, run.x[axis].values[run.rows - 1]!);

@@ -191,7 +191,9 @@ function facts(answer: Answer): string {
     usage && usage.cached > 0 && `${whole(usage.cached)} cached`,
     usage && `${whole(usage.completion)} out`,
     speed && `${speed < 10 ? speed.toFixed(1) : whole(speed)} tokens/s`,
-    first !== undefined && `first after ${first < 1000 ? `${Math.round(first)} ms` : `${(first / 1000).toFixed(1)} s`}`,
+    first !== undefined &&
+      first >= 1 &&
+      `first after ${first < 1000 ? `${Math.round(first)} ms` : `${(first / 1000).toFixed(1)} s`}`,
   ]
     .filter(Boolean)
     .join(" · ");

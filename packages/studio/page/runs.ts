@@ -12,10 +12,14 @@ import { Samples } from "./samples.ts";
 import { showTheme, systemDark, ThemeButton } from "./theme.ts";
 import { Toolbar } from "./toolbar.ts";
 
+/** Past the list of runs, which may be long. */
+const skip = () => document.querySelector<HTMLElement>("[role=tab][aria-selected=true]")?.focus();
+
 const Header = () =>
   h(
     "header",
     { class: "top" },
+    selected().length > 0 && h("button", { type: "button", class: "skip", onClick: skip }, "Skip to the runs shown"),
     h("h1", null, h(Mark, null), "Massif"),
     h(Pages, { here: "/runs", others: state.chat }),
     h("span", { class: "gap" }),

@@ -138,6 +138,10 @@ describe.skipIf(!executablePath)("the run view", () => {
       ).join(""),
     );
     const { page, complaints, asked, server } = await open(root, { hash: "#runs=runs/one" });
+    // The list of runs may be long: the keyboard need not go through it.
+    await page.getByRole("button", { name: "Skip to the runs shown" }).focus();
+    await page.keyboard.press("Enter");
+    expect(await page.evaluate(() => document.activeElement?.textContent)).toBe("Curves");
     await page.getByRole("checkbox", { name: /two/ }).check();
     const grad = chart(page, "Gradient norm");
     await expect.poll(() => grad.locator(".name").allTextContents()).toEqual(["one", "two"]);
@@ -157,7 +161,13 @@ describe.skipIf(!executablePath)("the run view", () => {
       .toBe("step 2: one 5.657, two 5.657");
     // The cursor is in all charts at once.
     expect(await grad.locator(".cursor").isVisible()).toBe(true);
+    // A chart ends where its own runs do.
+    const success = chart(page, "Success, by what is asked");
+    await success.getByRole("group").focus();
     await page.keyboard.press("End");
+    await expect
+      .poll(() => success.getByRole("status").textContent())
+      .toBe("step 20: two · act 0.5, two · refuse 0.25");
     await page.keyboard.press("+");
     await page.getByRole("button", { name: "Show all" }).click();
     await page.getByRole("combobox", { name: "Over" }).selectOption("tokens");
