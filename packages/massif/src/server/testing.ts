@@ -1,6 +1,11 @@
 /** What this room's tests share: a server over a script, and its clients. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import OpenAI from "openai";
 import { type Script, ScriptedModel, type ScriptOptions } from "../llm/index.ts";
 import type { Backend } from "./backend.ts";
+import { Keys } from "./keys.ts";
 import { type Listening, type ListenOptions, listen } from "./listen.ts";
 import { Service, type ServiceOptions } from "./service.ts";
 
@@ -24,6 +29,40 @@ export async function scripted(
   service.add({ names: ["m"], model, ...backend });
   const server = await listen({ service, grace: 1000, ...options });
   return { ...server, model, service, post: (path, body, init) => post(server.url + path, body, init) };
+}
+
+/** The keys of two people. */
+export const [alice, bob] = ["alice-key-123", "bob-key-12345"] as const;
+
+export interface Kept extends AsyncDisposable {
+  readonly url: string;
+  clientOf(key: string): OpenAI;
+  /** Another server over the same folder. */
+  restart(): Promise<void>;
+}
+
+/** The same with a folder for what it keeps, and Alice's and Bob's keys. */
+export async function kept(script: Script, options: Options = {}): Promise<Kept> {
+  const state = mkdtempSync(join(tmpdir(), "massif-state-"));
+  const start = () => {
+    const keys = new Keys([alice, bob].map((key, i) => ({ key, name: ["alice", "bob"][i]! })));
+    return scripted(script, { state, keys, ...options });
+  };
+  let server = await start();
+  return {
+    get url() {
+      return server.url;
+    },
+    clientOf: (apiKey) => new OpenAI({ baseURL: `${server.url}/v1`, apiKey, maxRetries: 0 }),
+    async restart() {
+      await server.close();
+      server = await start();
+    },
+    async [Symbol.asyncDispose]() {
+      await server.close();
+      rmSync(state, { recursive: true });
+    },
+  };
 }
 
 export const post = (url: string, body: unknown, init: RequestInit = {}): Promise<Response> =>

@@ -1,31 +1,15 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import OpenAI, { toFile } from "openai";
+import { type OpenAI, toFile } from "openai";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Keys } from "../keys.ts";
-import { type Scripted, scripted } from "../testing.ts";
+import { alice, bob, type Kept, kept, scripted } from "../testing.ts";
 import { extractText } from "./extract.ts";
 
-const [alice, bob] = ["alice-key-123", "bob-key-12345"];
-const keys = () => new Keys([alice, bob].map((key, i) => ({ key, name: ["alice", "bob"][i]! })));
-let state: string;
-let server: Scripted;
+let server: Kept;
 let now = 1_700_000_000;
-const start = () =>
-  scripted(() => ({ text: "hi" }), {
-    ...{ state, keys: keys(), limits: { fileBytes: 1 << 16, files: 8, allFileBytes: 1 << 18 } },
-    unixTime: () => now,
-  });
-const clientOf = (apiKey: string) => new OpenAI({ baseURL: `${server.url}/v1`, apiKey, maxRetries: 0 });
 beforeAll(async () => {
-  state = mkdtempSync(join(tmpdir(), "massif-state-"));
-  server = await start();
+  const limits = { fileBytes: 1 << 16, files: 8, allFileBytes: 1 << 18 };
+  server = await kept(() => ({ text: "hi" }), { limits, unixTime: () => now });
 });
-afterAll(async () => {
-  await server.close();
-  rmSync(state, { recursive: true });
-});
+afterAll(() => server[Symbol.asyncDispose]());
 
 const upload = (parts: Record<string, string | Blob>, headers: Record<string, string> = {}) => {
   const body = new FormData();
@@ -40,20 +24,19 @@ const upload = (parts: Record<string, string | Blob>, headers: Record<string, st
 };
 
 test("a file goes up, is listed, read and deleted by its owner alone, and is there after a restart", async () => {
-  const mine = clientOf(alice);
+  const mine = server.clientOf(alice);
   const file = await mine.files.create({ file: await toFile(Buffer.from('{"a":1}\n'), "in.jsonl"), purpose: "batch" });
   expect(file).toMatchObject({ object: "file", bytes: 8, filename: "in.jsonl", purpose: "batch", status: "processed" });
   const second = await mine.files.create({ file: await toFile(Buffer.from("x"), "b"), purpose: "user_data" });
-  await server.close();
-  server = await start();
-  const again = clientOf(alice);
+  await server.restart();
+  const again = server.clientOf(alice);
   expect(await again.files.retrieve(file.id)).toEqual(file);
   expect((await again.files.list()).data.map(({ id }) => id)).toEqual([second.id, file.id]);
   expect((await again.files.list({ purpose: "batch" })).data).toHaveLength(1);
   const first = await again.files.list({ limit: 1, order: "asc" });
   expect([first.data[0]!.id, first.has_more]).toEqual([file.id, true]);
   expect(await (await again.files.content(file.id)).text()).toBe('{"a":1}\n');
-  const other = clientOf(bob);
+  const other = server.clientOf(bob);
   expect((await other.files.list()).data).toEqual([]);
   for (const ask of [other.files.retrieve(file.id), other.files.content(file.id), other.files.delete(file.id)])
     await expect(ask).rejects.toMatchObject({ status: 404 });
@@ -67,9 +50,9 @@ test("file-extract gives the text of text and HTML, and refuses the rest at once
     "<html><head><title>T&auml;</title><style>x{}</style></head><body><p>one &lt; two<script>alert(1)</script><p>three</html>";
   const extract = async (bytes: Buffer, name: string) => {
     const purpose = "file-extract" as OpenAI.FilePurpose;
-    const { id } = await clientOf(alice).files.create({ file: await toFile(bytes, name), purpose });
-    const text = await (await clientOf(alice).files.content(id)).text();
-    await clientOf(alice).files.delete(id);
+    const { id } = await server.clientOf(alice).files.create({ file: await toFile(bytes, name), purpose });
+    const text = await (await server.clientOf(alice).files.content(id)).text();
+    await server.clientOf(alice).files.delete(id);
     return text;
   };
   expect(await extract(Buffer.from("# Grüß\n世界"), "a.md")).toBe("# Grüß\n世界");
@@ -116,7 +99,7 @@ test("uploads are bounded and read strictly; what is over expires", async () => 
   }
   expect((await refused(upload({ file, purpose: "batch" })))[0]).toBe(429);
   now += 3601;
-  expect((await clientOf(bob).files.list()).data).toEqual([]);
+  expect((await server.clientOf(bob).files.list()).data).toEqual([]);
   for (const id of ["..%2F..%2Fetc%2Fpasswd", "file-x"]) {
     const headers = { authorization: `Bearer ${bob}` };
     expect((await fetch(`${server.url}/v1/files/${id}/content`, { headers })).status).toBe(404);

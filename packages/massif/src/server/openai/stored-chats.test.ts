@@ -1,29 +1,14 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import OpenAI from "openai";
+import type OpenAI from "openai";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Keys } from "../keys.ts";
-import { type Scripted, scripted } from "../testing.ts";
+import { alice, bob, type Kept, kept } from "../testing.ts";
 
-const [alice, bob] = ["alice-key-123", "bob-key-12345"];
-let state: string;
-let server: Scripted;
+let server: Kept;
 let mine: OpenAI;
-const start = async () => {
-  const keys = new Keys([alice, bob].map((key, i) => ({ key, name: `k${i}` })));
-  server = await scripted(({ messages }) => ({ text: `re: ${messages.at(-1)!.content}` }), { state, keys });
-  mine = clientOf(alice);
-};
-const clientOf = (apiKey: string) => new OpenAI({ baseURL: `${server.url}/v1`, apiKey, maxRetries: 0 });
 beforeAll(async () => {
-  state = mkdtempSync(join(tmpdir(), "massif-state-"));
-  await start();
+  server = await kept(({ messages }) => ({ text: `re: ${messages.at(-1)!.content}` }));
+  mine = server.clientOf(alice);
 });
-afterAll(async () => {
-  await server.close();
-  rmSync(state, { recursive: true });
-});
+afterAll(() => server[Symbol.asyncDispose]());
 
 const ask = (content: string, metadata: Record<string, string>) => ({
   model: "m",
@@ -40,8 +25,8 @@ test("what is stored is what was answered: found by metadata, in pages, after a 
   const third = await mine.chat.completions.create(ask("three", { run: "a" }));
   await mine.chat.completions.create({ ...ask("not kept", { run: "a" }), store: false });
   const second = chunks[0]!.id;
-  await server.close();
-  await start();
+  await server.restart();
+  mine = server.clientOf(alice);
   const kept = await mine.chat.completions.retrieve(first.id);
   expect(kept).toMatchObject({ ...first, metadata: { run: "a" }, temperature: 0.5, request_id: expect.any(String) });
   expect((await mine.chat.completions.retrieve(second)).choices[0]!.message.content).toBe("re: two");
@@ -61,7 +46,7 @@ test("what is stored is what was answered: found by metadata, in pages, after a 
   expect(changed.metadata).toEqual({ run: "c" });
   expect(await ids({ metadata: { run: "c" } })).toEqual([first.id]);
 
-  const other = clientOf(bob).chat.completions;
+  const other = server.clientOf(bob).chat.completions;
   expect((await other.list()).data).toEqual([]);
   for (const attempt of [other.retrieve(first.id), other.delete(first.id), other.update(first.id, { metadata: {} })])
     await expect(attempt).rejects.toMatchObject({ status: 404 });

@@ -1,32 +1,16 @@
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import OpenAI from "openai";
+import type OpenAI from "openai";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Keys } from "../keys.ts";
-import { type Scripted, scripted } from "../testing.ts";
+import { alice, bob, type Kept, kept } from "../testing.ts";
 
-const [alice, bob] = ["alice-key-123", "bob-key-12345"];
-let state: string;
-let server: Scripted;
-const start = () =>
-  scripted(
-    ({ messages }) => {
-      const last = String(messages.at(-1)!.content);
-      if (last.startsWith("Summarize")) return { text: `it was about ${messages.length} messages` };
-      return { text: messages.map(({ role, content }) => `${role}: ${content}`).join(" | ") };
-    },
-    { state, keys: new Keys([alice, bob].map((key) => ({ key, name: key }))) },
-  );
-const clientOf = (apiKey: string) => new OpenAI({ baseURL: `${server.url}/v1`, apiKey, maxRetries: 0 });
+let server: Kept;
 beforeAll(async () => {
-  state = mkdtempSync(join(tmpdir(), "massif-state-"));
-  server = await start();
+  server = await kept(({ messages }) => {
+    const last = String(messages.at(-1)!.content);
+    if (last.startsWith("Summarize")) return { text: `it was about ${messages.length} messages` };
+    return { text: messages.map(({ role, content }) => `${role}: ${content}`).join(" | ") };
+  });
 });
-afterAll(async () => {
-  await server.close();
-  rmSync(state, { recursive: true });
-});
+afterAll(() => server[Symbol.asyncDispose]());
 
 const call = { type: "function_call" as const, call_id: "c1", name: "look", arguments: "{}" };
 const input: OpenAI.Responses.ResponseInputItem[] = [
@@ -38,7 +22,7 @@ const input: OpenAI.Responses.ResponseInputItem[] = [
 ];
 
 test("what users said stays, the rest is one sealed summary that the next request reads, after a restart too", async () => {
-  const compacted = await clientOf(alice).responses.compact({ model: "m", input });
+  const compacted = await server.clientOf(alice).responses.compact({ model: "m", input });
   expect(compacted.object).toBe("response.compaction");
   expect(compacted.usage.total_tokens).toBeGreaterThan(0);
   const shown = compacted.output.map((item) => [item.type, "content" in item ? item.content : undefined]);
@@ -49,30 +33,32 @@ test("what users said stays, the rest is one sealed summary that the next reques
   ]);
   const sealed = (compacted.output.at(-1) as { encrypted_content: string }).encrypted_content;
   expect(Buffer.from(sealed, "base64").toString("latin1")).not.toContain("messages");
-  await server.close();
-  server = await start();
+  await server.restart();
   const next = [...compacted.output, { role: "user", content: "third" }] as OpenAI.Responses.ResponseInputItem[];
-  const answer = await clientOf(alice).responses.create({ model: "m", input: next });
+  const answer = await server.clientOf(alice).responses.create({ model: "m", input: next });
   const summary = "user: Summary of the conversation before, by the assistant:\nit was about 5 messages";
   expect(answer.output_text).toBe(`user: first | user: second | ${summary} | user: third`);
   // Compacted again, the summary is part of the new one.
-  const again = await clientOf(alice).responses.compact({ model: "m", previous_response_id: answer.id });
+  const again = await server.clientOf(alice).responses.compact({ model: "m", previous_response_id: answer.id });
   expect(again.output.map(({ type }) => type)).toEqual(["message", "message", "message", "compaction"]);
 });
 
 test("another key's summary, a changed one and an empty request are refused by name", async () => {
-  const { output } = await clientOf(alice).responses.compact({ model: "m", input: "hello" });
+  const { output } = await server.clientOf(alice).responses.compact({ model: "m", input: "hello" });
   const item = output.at(-1) as { encrypted_content: string };
   const read = (apiKey: string, encrypted_content: string) =>
-    clientOf(apiKey).responses.create({ model: "m", input: [{ type: "compaction", encrypted_content }] });
+    server.clientOf(apiKey).responses.create({ model: "m", input: [{ type: "compaction", encrypted_content }] });
   const param = "input[0].encrypted_content";
   await expect(read(bob, item.encrypted_content)).rejects.toMatchObject({ status: 400, param });
   const changed = `${item.encrypted_content.slice(0, 45)}${item.encrypted_content[45] === "A" ? "B" : "A"}${item.encrypted_content.slice(46)}`;
   await expect(read(alice, changed)).rejects.toMatchObject({ status: 400, param });
-  await expect(clientOf(alice).responses.compact({ model: "m" })).rejects.toMatchObject({
+  await expect(server.clientOf(alice).responses.compact({ model: "m" })).rejects.toMatchObject({
     status: 400,
     param: "input",
   });
   const colour = { model: "m", input: "x", colour: 1 } as OpenAI.Responses.ResponseCompactParams;
-  await expect(clientOf(alice).responses.compact(colour)).rejects.toMatchObject({ status: 400, param: "colour" });
+  await expect(server.clientOf(alice).responses.compact(colour)).rejects.toMatchObject({
+    status: 400,
+    param: "colour",
+  });
 });
