@@ -1,9 +1,9 @@
 import { Ajv } from "ajv";
 import { afterAll, describe, expect, test } from "vitest";
-import type { Message, TemplateName, ToolSpec } from "../chat/index.ts";
-import { type ChatRequest, complete, type ModelEvent, mergeModelEvents, type Trace } from "../llm/index.ts";
+import type { Message, TemplateName, ToolSpec } from "../../chat/index.ts";
+import { type ChatRequest, complete, type ModelEvent, mergeModelEvents, type Trace } from "../../llm/index.ts";
+import { byteTokenizer, tinyEngine, tinyModel } from "../testing.ts";
 import { engineModel } from "./language-model.ts";
-import { byteTokenizer, tinyEngine, tinyModel } from "./testing.ts";
 
 const weights = tinyModel(1, { maxPositionEmbeddings: 4096 });
 const tokenizer = byteTokenizer();
