@@ -32,7 +32,8 @@ export async function scripted(
 }
 
 /** The keys of two people. */
-export const [alice, bob] = ["alice-key-123", "bob-key-12345"] as const;
+export const alice: string = "alice-key-123";
+export const bob: string = "bob-key-12345";
 
 export interface Kept extends AsyncDisposable {
   readonly url: string;

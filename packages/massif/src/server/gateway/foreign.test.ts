@@ -78,16 +78,12 @@ describe.skipIf(!python)("llama.cpp behind the gateway (MASSIF_LLAMA_PYTHON)", {
     expect(streamed.choices[0]!.message.content).toBe(whole.choices[0]!.message.content);
     const again = await openai.chat.completions.create({ ...ask, max_tokens: 5 });
     expect(again.choices[0]!.finish_reason).toBe("length");
-    const { prompt } = (await (
-      await postTo(`${engine.url}/apply-template`, { messages: [france] }, { signal: AbortSignal.timeout(PATIENCE) })
-    ).json()) as { prompt: string };
-    const { tokens } = (await (
-      await postTo(
-        `${engine.url}/tokenize`,
-        { content: prompt, parse_special: true },
-        { signal: AbortSignal.timeout(PATIENCE) },
-      )
-    ).json()) as { tokens: number[] };
+    const ofEngine = async (path: string, body: object) => {
+      const response = await postTo(engine.url + path, body, { signal: AbortSignal.timeout(PATIENCE) });
+      return (await response.json()) as { prompt: string; tokens: number[] };
+    };
+    const { prompt } = await ofEngine("/apply-template", { messages: [france] });
+    const { tokens } = await ofEngine("/tokenize", { content: prompt, parse_special: true });
     const total = tokens.length + 5;
     expect(again.usage).toMatchObject({ prompt_tokens: tokens.length, completion_tokens: 5, total_tokens: total });
     expect(again.usage!.prompt_tokens_details!.cached_tokens).toBe(tokens.length - 1);
@@ -205,10 +201,7 @@ describe.skipIf(!python)("llama.cpp behind the gateway (MASSIF_LLAMA_PYTHON)", {
       });
       const [call] = answer.choices[0]!.message.tool_calls as OpenAI.ChatCompletionMessageFunctionToolCall[];
       const validate = new Ajv({ strict: false }).compile(schema);
-      expect([call!.function.arguments, validate(JSON.parse(call!.function.arguments))]).toEqual([
-        call!.function.arguments,
-        true,
-      ]);
+      expect(validate(JSON.parse(call!.function.arguments)), call!.function.arguments).toBe(true);
     }
   });
 
@@ -295,13 +288,9 @@ describe.skipIf(!python)("llama.cpp behind the gateway (MASSIF_LLAMA_PYTHON)", {
     const two = await serveGateway(["http://127.0.0.1:9/v1", `${engine.url}/v1`]);
     try {
       for (let i = 0; i < 6; i++) {
-        const messages = [{ role: "user", content: `Say ${i}.` }];
+        const body = { ...ask, messages: [{ role: "user", content: `Say ${i}.` }], max_tokens: 3 };
         const signal = AbortSignal.timeout(PATIENCE);
-        const answer = await postTo(
-          `${two.server.url}/v1/chat/completions`,
-          { ...ask, messages, max_tokens: 3 },
-          { signal },
-        );
+        const answer = await postTo(`${two.server.url}/v1/chat/completions`, body, { signal });
         expect(answer.status).toBe(200);
         await answer.body?.cancel();
       }

@@ -7,7 +7,7 @@ import { engineBackend } from "../engine.ts";
 import { Keys } from "../keys.ts";
 import { type Listening, listen } from "../listen.ts";
 import { Service } from "../service.ts";
-import { post, type Scripted, scripted, until } from "../testing.ts";
+import { alice, bob, post, type Scripted, scripted, until } from "../testing.ts";
 import { byteTokenizer, tinyModel } from "../testing-model.ts";
 import { searchEndpoint } from "./web-search.ts";
 
@@ -15,7 +15,6 @@ let engine: Engine;
 let model: Model;
 let server: Listening;
 let now = 1_700_000_000;
-const [alice, bob] = ["alice-key-123", "bob-key-12345"];
 beforeAll(async () => {
   model = tinyModel();
   engine = openEngine({ model, tokenizer: byteTokenizer(), cacheBytes: 1 << 20, exact: true });

@@ -4,8 +4,8 @@ import { join, resolve } from "node:path";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readText } from "../../common/index.ts";
-import { Tokenizer } from "../../tokenizer/index.ts";
 import { events, type Scripted, scripted, weather } from "../testing.ts";
+import { byteTokenizer } from "../testing-model.ts";
 
 /** The document is OpenAPI 3.1, but some of its schemas still say `nullable` as 3.0 did. */
 function modern(value: unknown): unknown {
@@ -46,7 +46,7 @@ describe.skipIf(!existsSync(file))("OpenAI's specification", () => {
           },
           format: {
             template: "instruct-v2",
-            tokenizer: new Tokenizer({ tokens: Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)) }),
+            tokenizer: byteTokenizer(),
           },
         },
       },
