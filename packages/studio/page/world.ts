@@ -15,6 +15,8 @@ export function WorldChoice() {
   });
 }
 
+const many = (n: number, what: string): string => (n > 1 ? `${n} ${what}s` : n ? `a ${what}` : "");
+
 export function BriefView({ play }: { play: Played }) {
   const { brief, tools, rules, done, verdict } = play;
   const begun = state.turns.length > 0;
@@ -74,7 +76,7 @@ export function BriefView({ play }: { play: Played }) {
       h(
         "summary",
         null,
-        `${tools.length} tools and ${rules.length === 1 ? "a rule" : `${rules.length} rules`} that the model has`,
+        `${[many(tools.length, "tool"), many(rules.length, "rule")].filter(Boolean).join(" and ")} that the model has`,
       ),
       rules.length > 0 &&
         h(
