@@ -76,7 +76,7 @@ export function BriefView({ play }: { play: Played }) {
       h(
         "summary",
         null,
-        `${[many(tools.length, "tool"), many(rules.length, "rule")].filter(Boolean).join(" and ")} that the model has`,
+        `The model has ${[many(tools.length, "tool"), many(rules.length, "rule")].filter(Boolean).join(" and ")}`,
       ),
       rules.length > 0 &&
         h(
