@@ -61,8 +61,9 @@ export class TensorScope {
     while (stack[stack.length - 1] !== this) stack[stack.length - 1]?.end();
     stack.pop();
     this.#open = false;
-    const native = addon();
     const tensors = this.#tensors;
+    if (!tensors.length) return; // Nor is the add-on needed: where it cannot be had, that error is the one to see.
+    const native = addon();
     if (tensors.length > scratch.length) scratch = new Float64Array(tensors.length * 2);
     let n = 0;
     for (const tensor of tensors) {
