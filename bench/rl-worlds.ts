@@ -50,7 +50,7 @@ const shape = {
   ...{ qLoraRank: 64, kvLoraRank: 32, qkNopeHeadDim: 16, qkRopeHeadDim: 16, vHeadDim: 16, nRoutedExperts: 8 },
   ...{ numExpertsPerTok: 2, firstKDenseReplace: 1, maxPositionEmbeddings: 2048 },
 };
-const VOCABULARY = 512;
+const VOCABULARY = 480;
 
 /** Pre-trained on what is said in the world, control tokens left out, by the same sloppy clerks: the loss on every token
  *  teaches to copy, which SFT's loss on the few that a model writes teaches slowly. */
