@@ -56,15 +56,10 @@ const pack: PackOptions = {
 function greedy(prompts: number[][]): { ids: number[][]; seconds: number } {
   using _ = torch.scope();
   using cache = new LatentCache(model, prompts.length, length + fresh, pack);
-  const next = (ids: number[]) =>
-    torch.tidy(() =>
-      decode(model, torch.tensor(Int32Array.from(ids), { shape: [prompts.length, ids.length / prompts.length] }), cache)
-        .argmax(-1)
-        .toArray(),
-    );
-  const steps = [next(prompts.flat())];
+  const next = (ids_BT: number[][]) => torch.tidy(() => decode(ids_BT, cache).argmax(-1).toArray());
+  const steps = [next(prompts)];
   const began = performance.now();
-  while (steps.length < fresh) steps.push(next(steps.at(-1)!));
+  while (steps.length < fresh) steps.push(next(steps.at(-1)!.map((id) => [id])));
   const seconds = (performance.now() - began) / 1e3;
   return { ids: prompts.map((_, b) => steps.map((step) => step[b]!)), seconds };
 }

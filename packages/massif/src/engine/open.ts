@@ -1,7 +1,8 @@
 /** Opening an engine: how it computes, and as much cache as memory allows. */
 import { torch } from "@massif/torch";
 import { MassifError, Random } from "../common/index.ts";
-import { bytesPerPosition, cacheType } from "./cache.ts";
+import { cacheType } from "../model/index.ts";
+import { bytesPerPosition } from "./cache.ts";
 import { Engine, type EngineOptions } from "./engine.ts";
 import { openRuntime, type RuntimeOptions } from "./runtime.ts";
 

@@ -3,6 +3,7 @@
  * by one; where guesses were computed too, by as many more as were right.
  */
 import { type Tensor, torch } from "@massif/torch";
+import type { Stretch } from "../model/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { PagedCache } from "./cache.ts";
 import type { Choice } from "./choice.ts";
@@ -10,7 +11,6 @@ import type { Meter } from "./metrics.ts";
 import type { Runtime } from "./runtime.ts";
 import { attempt, pickTokens, tellPrompt } from "./sampler.ts";
 import type { Plan, Scheduler, Slice } from "./scheduler.ts";
-import { Stepper, type StepResult, type Stretch } from "./step.ts";
 import type { Work, Workload } from "./workload.ts";
 
 export interface RoundsOptions {
@@ -28,7 +28,8 @@ interface Turn {
   work: Work;
   choice: Choice;
   row: number;
-  slice: number;
+  /** The token that the row follows, among all of the step. */
+  token: number;
   draft: readonly number[];
   /** Guesses that were right so far. */
   right: number;
@@ -36,15 +37,13 @@ interface Turn {
 
 export class Rounds implements Disposable {
   readonly #options: RoundsOptions;
-  readonly #stepper: Stepper;
   /** Ids that the tokenizer has no token for: the model's vocabulary may be padded. */
   readonly #never: Tensor | undefined;
 
   constructor(options: RoundsOptions) {
-    const { runtime, cache, tokenizer } = options;
+    const { runtime, tokenizer } = options;
     const { config, device } = runtime.model;
     this.#options = options;
-    this.#stepper = new Stepper(runtime, cache);
     const never = tokenizer ? idsWithoutToken(tokenizer, config.vocabSize) : [];
     if (never.length) this.#never = torch.keep(torch.tensor(BigInt64Array.from(never, BigInt), { device }));
   }
@@ -63,7 +62,7 @@ export class Rounds implements Disposable {
   }
 
   #run(plan: Plan, version: number): void {
-    const { cache, scheduler, workload, meter, now } = this.#options;
+    const { runtime, cache, scheduler, workload, meter, now } = this.#options;
     const { copies, slices } = plan;
     cache.copy(copies);
     const works = slices.map(({ job }) => workload.of(job)!);
@@ -71,14 +70,16 @@ export class Rounds implements Disposable {
     for (const { generation, job } of works) generation.began(began, job, cache.blockSize);
     const stretches = slices.map((slice, i) => stretchOf(slice, works[i]!));
     using _ = torch.scope();
-    const experts = works.some(({ request }) => request.experts);
-    const result = this.#stepper.step(stretches, { experts });
+    cache.touch(stretches);
+    const [wanted, experts] = runtime.steps.step(stretches, cache.all, cache.blockSize);
+    const logits = wanted.to("float32");
     scheduler.commit(plan);
     meter.counts.steps++;
-    if (!result.logits) return;
-    const turns = turnsOf(slices, works, stretches, result.logits);
+    if (!logits.shape[0]) return;
+    const expertsOf = works.some(({ request }) => request.experts) ? expertsByRow(experts) : undefined;
+    const turns = turnsOf(slices, works, logits);
     for (const { work } of turns) if (work.request.maxTokens === 0) workload.goOn(work, [], now());
-    const alive = this.#take(turns, slices, result, version);
+    const alive = this.#take(turns, logits, version, expertsOf);
     for (const { work, draft } of turns) if (draft.length && !work.generation.ended) this.#accept(work, draft);
     for (const [work, choices] of alive) if (!work.generation.ended) workload.goOn(work, choices, now());
   }
@@ -86,20 +87,15 @@ export class Rounds implements Disposable {
   /** Draws, and draws again where a guess was right. Returns the choices that go on after that, and their last tokens. */
   #take(
     turns: readonly Turn[],
-    slices: readonly Slice[],
-    { logits, experts }: StepResult,
+    logits: Tensor,
     version: number,
+    expertsOf: ((row: number) => number[][]) | undefined,
   ): Map<Work, { choice: Choice; id: number }[]> {
     const { workload, meter, now } = this.#options;
-    const expertsOf = experts && expertsByRow(experts.chosen);
-    const expertsAt = ({ slice, draft, right }: Turn) => {
-      const { from, to } = slices[slice]!;
-      return expertsOf!(experts!.rows[slice]! + to - from - 1 - draft.length + right);
-    };
     const alive = new Map<Work, { choice: Choice; id: number }[]>();
     let left = turns.filter(({ choice }) => choice.request.maxTokens > 0);
     while (left.length) {
-      const tokens = pickTokens(logits!, left, this.#never);
+      const tokens = pickTokens(logits, left, this.#never);
       meter.generated(left.length, now());
       const next: Turn[] = [];
       for (const [i, turn] of left.entries()) {
@@ -113,7 +109,7 @@ export class Rounds implements Disposable {
           continue;
         }
         const { text, finish } = said;
-        const through = work.request.experts && expertsOf && { experts: expertsAt(turn) };
+        const through = work.request.experts && expertsOf && { experts: expertsOf(turn.token) };
         work.generation.push(
           { choice: choice.index, text, ...token, ...through, version, ...(finish && { finish }) },
           now(),
@@ -121,7 +117,7 @@ export class Rounds implements Disposable {
         if (finish) continue;
         if (draft[right] === token.id) {
           work.job.seq.tokens.push(token.id);
-          next.push({ ...turn, row: turn.row + 1, right: right + 1 });
+          next.push({ ...turn, row: turn.row + 1, token: turn.token + 1, right: right + 1 });
         } else alive.get(work)!.push({ choice, id: token.id });
       }
       left = next;
@@ -142,37 +138,38 @@ export class Rounds implements Disposable {
   }
 }
 
-/** The rows of a slice, guesses too, and which of them want logits: all of a prompt that is told and of guesses, else the
- *  last once nothing is left to compute. */
-function stretchOf({ job: { seq }, from, to, draft }: Slice, { generation }: Work): Stretch {
-  const told = generation.promptLogprobs && from < generation.promptTokens;
-  return {
-    tokens: draft.length ? [...seq.tokens.slice(from), ...draft] : seq.tokens.slice(from, to),
-    start: from,
-    blocks: seq.blocks,
-    logits: draft.length || told ? "all" : to === seq.tokens.length ? "last" : "none",
-  };
+/** Whether the slice is a part of a prompt that is told. */
+const isTold = ({ from }: Slice, { generation }: Work): boolean =>
+  generation.promptLogprobs !== undefined && from < generation.promptTokens;
+
+/** The rows of a slice, guesses too. Logits are wanted of all of a prompt that is told, and of guesses and the token before
+ *  them; else of the last token once nothing is left to compute. */
+function stretchOf(slice: Slice, work: Work): Stretch {
+  const { from, to, draft } = slice;
+  const { seq } = slice.job;
+  const tokens = draft.length ? [...seq.tokens.slice(from), ...draft] : seq.tokens.slice(from, to);
+  const all = draft.length > 0 || isTold(slice, work);
+  return { tokens, start: from, blocks: seq.blocks, wanted: all ? to - from : to === seq.tokens.length ? 1 : 0 };
 }
 
 /** The choices that go on, each from the row of logits of its slice's last known token. Tells prompts on the way. */
-function turnsOf(
-  slices: readonly Slice[],
-  works: readonly Work[],
-  stretches: readonly Stretch[],
-  logits: Tensor,
-): Turn[] {
+function turnsOf(slices: readonly Slice[], works: readonly Work[], logits: Tensor): Turn[] {
   const turns: Turn[] = [];
   let row = 0;
-  for (const [i, { job, from, to, draft }] of slices.entries()) {
+  let end = 0;
+  for (const [i, slice] of slices.entries()) {
+    const { job, from, to, draft } = slice;
     const work = works[i]!;
-    if (stretches[i]!.logits === "none") continue;
-    if (stretches[i]!.logits === "all" && !draft.length) {
-      tellPrompt(work.generation, logits.narrow(0, row, to - from), job.seq.tokens, from, work.request);
-      row += to - from - 1;
+    end += to - from;
+    const told = isTold(slice, work);
+    if (told) tellPrompt(work.generation, logits.narrow(0, row, to - from), job.seq.tokens, from, work.request);
+    const known = to - draft.length;
+    if (told) row += known - from - 1;
+    if (known === job.seq.tokens.length) {
+      const token = end - 1 - draft.length;
+      for (const choice of work.choices) turns.push({ work, choice, row, token, draft, right: 0 });
     }
-    if (to - draft.length === job.seq.tokens.length)
-      for (const choice of work.choices) turns.push({ work, choice, row, slice: i, draft, right: 0 });
-    row += 1 + draft.length;
+    if (told || known === job.seq.tokens.length) row += 1 + draft.length;
   }
   return turns;
 }

@@ -1,15 +1,15 @@
 /**
  * How an engine computes: the model, and which of two paths a step takes over it.
  *
- * Where the model can be packed, one operator computes a whole step (packed-step.ts): no calls between products, sums in
- * one order whatever the batch. Everywhere else (other devices and dtypes, attention in float64, MASSIF_OPS=plain:
- * `PackedModel.obstacle`) it goes through the blocks (step.ts), which is also what the operator is tested against.
+ * Where the model can be packed, one operator computes a whole step (`PackedModel`): no calls between products, sums in one
+ * order whatever the batch. Everywhere else (other devices and dtypes, attention in float64, MASSIF_OPS=plain:
+ * `PackedModel.obstacle`) it goes through the blocks (`BlockSteps`).
  */
 import { type DType, type Tensor, torch } from "@massif/torch";
 import { MassifError } from "../common/index.ts";
-import { Block, loadModel, type Model, PackedModel } from "../model/index.ts";
+import { BlockSteps, loadModel, type Model, PackedModel, type Steps } from "../model/index.ts";
+import { exactProducts } from "./exact-products.ts";
 import { Int4Experts, int4Experts } from "./int4-experts.ts";
-import { type Numerics, numerics } from "./numerics.ts";
 
 export interface RuntimeOptions {
   /** A checkpoint's folder, or a model, which stays its owner's. */
@@ -20,19 +20,15 @@ export interface RuntimeOptions {
    *  Without it a checkpoint's INT4 weights are loaded as the values that they stand for. `bfloat16`: a model in float32
    *  computes from a copy in bfloat16, rounding what goes into products; the latents stay float32. */
   weights?: "int4" | "bfloat16";
-  /** The same bits whatever else the engine does, at a price (see numerics.ts): float32 on the CPU only. */
+  /** The same bits whatever else the engine does, at a price (see exact-products.ts): float32 on the CPU only. */
   exact?: boolean;
 }
 
 export interface Runtime extends Disposable {
   readonly model: Model;
-  /** The model as one operator, where it can be. */
-  readonly packed: PackedModel | undefined;
+  readonly steps: Steps;
   /** The path of a step, and why, for people. */
   readonly path: string;
-  /** Of the path through the blocks. */
-  readonly blocks: readonly Block[];
-  readonly numerics: Numerics;
   /** Takes other weights: a folder, or tensors by the names of the model's parameters; or what has changed in place. */
   update(source?: string | ReadonlyMap<string, Tensor>): void;
 }
@@ -47,19 +43,19 @@ export function openRuntime({ model: source, dtype, weights, exact = false }: Ru
       found: `weights: "bfloat16" ${obstacle ? `for ${obstacle}` : "of an exact engine"}`,
       expected: "a model on the CPU, of even widths, with Massif's own operators, and not exact",
     });
-  const asked = numerics(model, exact);
+  const products = exact ? exactProducts(model) : {};
   const folder = weights === "int4" ? ownFolder(model, source) : undefined;
-  const stored = folder === undefined ? {} : { experts: int4Experts(model, folder) };
-  const packed = obstacle ? undefined : new PackedModel(model, { ...stored, ...(narrow && { narrow }) });
   const int4 = obstacle && folder !== undefined ? new Int4Experts(model, folder) : undefined;
+  const by = { ...products, ...(int4 && { experts: int4.experts }) };
+  const stored = folder !== undefined && !obstacle && { experts: int4Experts(model, folder) };
+  const steps = obstacle
+    ? new BlockSteps(model, { by, exact })
+    : new PackedModel(model, { ...stored, ...(narrow && { narrow }) });
   if (folder !== undefined) freeExperts(model);
-  const by = { ...model.by, ...asked, ...(int4 && { experts: int4.experts }) };
   return {
     model,
-    packed,
+    steps,
     path: obstacle ? `block by block: ${obstacle}` : "one operator a step",
-    blocks: model.blocks.map((_, i) => new Block(model.config, i, model.parameters, by)),
-    numerics: by,
     update(given) {
       if (given !== undefined && weights === "int4")
         throw new MassifError("engine.weights", {
@@ -67,10 +63,10 @@ export function openRuntime({ model: source, dtype, weights, exact = false }: Ru
           fix: "open another engine, and close this one",
         });
       if (given !== undefined) overwrite(model, given);
-      packed?.refresh();
+      steps.refresh();
     },
     [Symbol.dispose]() {
-      packed?.[Symbol.dispose]();
+      steps[Symbol.dispose]();
       int4?.[Symbol.dispose]();
       if (typeof source === "string") model.dispose();
     },

@@ -51,7 +51,7 @@ export class Standby implements Disposable {
     }
     if (weights && !this.#weights) {
       this.#weights = new SleepingWeights(this.#runtime.model);
-      this.#runtime.packed?.release();
+      this.#runtime.steps.release();
     }
   }
 
@@ -64,7 +64,7 @@ export class Standby implements Disposable {
     if (weights && this.#weights) {
       this.#weights.wake();
       this.#weights = undefined;
-      this.#runtime.packed?.refresh();
+      this.#runtime.steps.refresh();
     }
   }
 

@@ -45,7 +45,7 @@ test.for([{}, { qLoraRank: null }, { ropeScaling: yarn }])(
       using cache = new LatentCache(model, 2, 2); // grows on the way
       let at = 0;
       for (const n of cuts) {
-        const logits_BV: Tensor = decode(model, ids_BT.narrow(1, at, n), cache);
+        const logits_BV: Tensor = decode(ids_BT.narrow(1, at, n).tolist() as number[][], cache);
         at += n;
         expect(cache.length).toBe(at);
         // Equal in exact arithmetic: float64's rounding.

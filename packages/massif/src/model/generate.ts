@@ -1,5 +1,5 @@
 /** Text from a model, one token at a time, over the latent cache. */
-import { type Tensor, torch } from "@massif/torch";
+import { torch } from "@massif/torch";
 import type { Random } from "../common/index.ts";
 import { decode, LatentCache } from "./decode.ts";
 import type { Model } from "./model.ts";
@@ -19,17 +19,13 @@ export function* generate(
   { maxNewTokens, stop = [], random, ...sampling }: GenerateOptions,
 ): Generator<number> {
   using cache = new LatentCache(model, 1, prompt.length + Math.min(maxNewTokens, 1024));
-  let next: Int32Array = Int32Array.from(prompt);
+  let next = prompt;
   for (let n = 0; n < maxNewTokens; n++) {
-    const logits = torch.tidy(() =>
-      decode(model, idsOf(model, next, 1), cache)
-        .to("float32")
-        .toTypedArray(),
-    ) as Float32Array;
+    const logits = torch.tidy(() => decode([next], cache).to("float32").toTypedArray()) as Float32Array;
     const id = sample(logits, sampling, random);
     if (stop.includes(id)) return;
     yield id;
-    next = Int32Array.of(id);
+    next = [id];
   }
 }
 
@@ -41,19 +37,11 @@ export function generateGreedy(
 ): number[][] {
   using cache = new LatentCache(model, prompts_BT.length, prompts_BT[0]!.length + maxNewTokens);
   const out: number[][] = prompts_BT.map(() => []);
-  let ids = Int32Array.from(prompts_BT.flatMap((p) => Array.from(p)));
+  let next = prompts_BT;
   for (let n = 0; n < maxNewTokens; n++) {
-    ids = Int32Array.from(
-      torch.tidy(() =>
-        decode(model, idsOf(model, ids, prompts_BT.length), cache)
-          .argmax(-1)
-          .toArray(),
-      ),
-    );
+    const ids = torch.tidy(() => decode(next, cache).argmax(-1).toArray());
     for (const [b, id] of ids.entries()) out[b]!.push(id);
+    next = ids.map((id) => [id]);
   }
   return out;
 }
-
-const idsOf = (model: Model, ids: Int32Array, batch: number): Tensor =>
-  torch.tensor(ids, { shape: [batch, ids.length / batch], device: model.device });

@@ -24,7 +24,7 @@ export {
 } from "./int4.ts";
 export { saveInt4 } from "./int4-checkpoint.ts";
 export { Model, type ModelOptions } from "./model.ts";
-export { type PackedExperts, PackedModel, type PackedStretch, type PackOptions, packedExperts } from "./packed.ts";
+export { type PackedExperts, PackedModel, type PackOptions, packedExperts } from "./packed.ts";
 export { type ModelSize, modelSize, numel, type ParameterSpec, parameterSpecs } from "./parameters.ts";
 export { inverseFrequencies, RotaryTable, softmaxScale } from "./rope.ts";
 export { expertLoad, type Routing, route, sequenceBalance, updateRouterBias } from "./router.ts";
@@ -39,3 +39,4 @@ export {
   sample,
   weigh,
 } from "./sample.ts";
+export { BlockSteps, cacheType, type Steps, type Stretch } from "./step.ts";

@@ -1,6 +1,6 @@
 /**
  * A model packed for massif::decode_step: one operator for a whole step over a paged cache, batch, prompt chunks and all.
- * Its plain twin is the path through the blocks (decode.ts, engine/step.ts), which other devices and dtypes take.
+ * Its plain twin is `BlockSteps` (step.ts), which other devices and dtypes take.
  *
  * Shapes: N rows, B sequences, M blocks a sequence, L layers, W = kvLoraRank + rope width, k experts a token.
  */
@@ -8,15 +8,7 @@ import { decodePack, decodeRepack, decodeStep, runsFused, runsNarrow, type Tenso
 import { INT4_GROUP, type Int4 } from "./int4.ts";
 import type { Model } from "./model.ts";
 import { softmaxScale } from "./rope.ts";
-
-/** New rows of one sequence: behind `start` positions in its blocks. */
-export interface PackedStretch {
-  tokens: ArrayLike<number>;
-  start: number;
-  blocks: readonly number[];
-  /** For how many of its last tokens logits are wanted. */
-  wanted: number;
-}
+import type { Steps, Stretch } from "./step.ts";
 
 /** A routed matrix [E, O, I] in INT4: int8 values, bfloat16 scales of groups of 32. */
 export interface PackedExperts {
@@ -31,7 +23,7 @@ export interface PackOptions {
   experts?: (name: string) => PackedExperts | undefined;
 }
 
-export class PackedModel implements Disposable {
+export class PackedModel implements Steps {
   readonly #model: Model;
   #packed: Tensor;
   readonly #options: PackOptions;
@@ -84,12 +76,8 @@ export class PackedModel implements Disposable {
     if (!this.#options.experts) this.#packed.dispose();
   }
 
-  /**
-   * One step: writes the entries of all rows into the cache [L, slots, W]. Rows are those of the stretches, in their order.
-   * Logits float32 [wanted, vocabulary] (`hidden`: what they are made from); experts int32 [layers with experts, N, k].
-   */
   step(
-    stretches: readonly PackedStretch[],
+    stretches: readonly Stretch[],
     cache_LSW: Tensor,
     block: number,
     { hidden = false } = {},
