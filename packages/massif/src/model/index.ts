@@ -1,4 +1,4 @@
-export { Block, type BlockOutput, type Context, linear, type Products, type Projected, type Weights } from "./block.ts";
+export { Block, type BlockOutput, type Context, type Products, type Projected, type Weights } from "./block.ts";
 export { checkpointTensors, loadModel, saveModel, writeConfig } from "./checkpoint.ts";
 export {
   fromHuggingFace,
@@ -17,16 +17,13 @@ export {
   hasInt4,
   INT4_GROUP,
   type Int4,
-  packInt4,
   quantizeInt4,
   readInt4,
-  unpackInt4,
 } from "./int4.ts";
 export { saveInt4 } from "./int4-checkpoint.ts";
 export { Model, type ModelOptions } from "./model.ts";
 export { type PackedExperts, PackedModel, type PackOptions, packedExperts } from "./packed.ts";
 export { type ModelSize, modelSize, numel, type ParameterSpec, parameterSpecs } from "./parameters.ts";
-export { inverseFrequencies, RotaryTable, softmaxScale } from "./rope.ts";
 export { expertLoad, type Routing, route, sequenceBalance, updateRouterBias } from "./router.ts";
 export {
   adjust,
