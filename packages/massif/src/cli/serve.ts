@@ -33,6 +33,7 @@ export const serve: Command = {
 Engine:
   --template T         instruct (default), instruct-v0, -v1, -v2 or thinking
   --dtype D            of the weights (default: as stored); --cache-mib N for the cache (default: a quarter of what is free)
+  --weights W          bfloat16 or int4 (routed experts): products in it, whatever is stored
   --exact              the same bits whatever else runs (float32)
   --speculate N        guess up to N tokens a step from what stood before or what a schema forces, and verify them
   --weights-root DIR   reinforcement learning: pause, sleep, weights from folders under DIR or as tensors, under vLLM's
@@ -69,6 +70,7 @@ Example:
         runs: { type: "string", multiple: true, default: [] },
         template: { type: "string", default: "instruct" },
         dtype: { type: "string" },
+        weights: { type: "string" },
         "cache-mib": { type: "string" },
         exact: { type: "boolean", default: false },
         speculate: { type: "string" },
@@ -92,6 +94,9 @@ Example:
       if (Number.isInteger(value) && value >= least) return value;
       throw usage(`--${option} ${values[option]}`, `a whole number from ${least}`);
     };
+    const { weights } = values;
+    if (weights !== undefined && weights !== "bfloat16" && weights !== "int4")
+      throw usage(`--weights ${weights}`, "bfloat16 or int4");
     const template = readTemplateName(values.template);
     const [running, waiting] = [number("max-running", 1), number("max-waiting", 0)];
     const service = new Service({ running, waiting });
@@ -123,10 +128,12 @@ Example:
           openEngine({
             ...{ model: folder, tokenizer, exact: values.exact, maxRunning: running, maxWaiting: waiting },
             ...(values.dtype !== undefined && { dtype: values.dtype as DType }),
+            ...(weights !== undefined && { weights }),
             ...(values.speculate !== undefined && { speculate: { ngram: 3, max: number("speculate", 1) } }),
             ...(values["cache-mib"] !== undefined && { cacheBytes: number("cache-mib", 1) * 2 ** 20 }),
           }),
         );
+        console.log(`decoding: ${engine.path}`);
         service.add(await engineBackend(engine, { names: names.length ? names : ["massif"], template }));
       } else {
         const keyName = values["upstream-key-env"];

@@ -73,7 +73,7 @@ async function* continueRaw(
     ...(signal && { signal }),
   });
   const info = (id: number, logprob?: number): TokenInfo => {
-    const bytes = tokenizer.tokenBytes(id);
+    const bytes = tokenizer.has(id) ? tokenizer.tokenBytes(id) : new Uint8Array();
     const text = new TextDecoder().decode(bytes);
     return {
       id,

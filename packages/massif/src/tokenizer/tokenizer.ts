@@ -194,6 +194,11 @@ export class Tokenizer {
     });
   }
 
+  /** Whether an id is a token's: vocabularies have gaps, and a model's may be padded. */
+  has(id: number): boolean {
+    return this.#specialById.has(id) || (id < this.vocabSize && this.vocabulary.bytes(id).length > 0);
+  }
+
   /** The bytes of ids, one after another. */
   decodeBytes(ids: Iterable<number>, { skipSpecial = false }: DecodeOptions = {}): Uint8Array {
     const parts: Uint8Array[] = [];

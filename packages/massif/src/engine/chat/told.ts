@@ -39,7 +39,7 @@ export function promptLogprobs(tokenizer: Tokenizer, tokens: readonly PromptToke
 
 /** None for the rows that a model's vocabulary has beyond its tokenizer's. */
 const bytesOf = (tokenizer: Tokenizer, id: number): Uint8Array =>
-  id < tokenizer.vocabSize ? tokenizer.tokenBytes(id) : new Uint8Array();
+  tokenizer.has(id) ? tokenizer.tokenBytes(id) : new Uint8Array();
 
 /** Times since it arrived, and the sums of its choices. */
 export function traceOf({ arrived, masks, ...trace }: Generation["trace"]): Trace {
