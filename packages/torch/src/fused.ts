@@ -272,10 +272,15 @@ export function decodeStep(
 }
 
 /**
- * The next tokens from logits float32 [N, C] on the CPU. `picks` float64 [P, 4]: row, a token that is taken already or −1,
- * temperature (0: the likeliest), uniform in [0, 1). `never` (int64): tokens that may not be drawn. Returns float64 [P, 3]:
- * the token (−1: there is none), its log-probability, and the logarithm of the probability with which it was drawn.
+ * The next tokens from logits float32 [N, C] on the CPU. `picks` float64 [P, 5]: row, a token that is taken already or −1,
+ * temperature (0: the likeliest), uniform in [0, 1), the row of its mask or −1. `never` (int64): tokens that may not be
+ * drawn; `masks` int32 [M, W]: bit i & 31 of word i >> 5 allows token i. Returns float64 [P, 3]: the token (−1: there is
+ * none), its log-probability, and the logarithm of the probability with which it was drawn.
  */
-export function pick(logits_NC: Tensor, picks_P4: Tensor, never?: Tensor): Tensor {
-  return massif("pick")(logits_NC, picks_P4, never ?? null) as Tensor;
+export function pick(
+  logits_NC: Tensor,
+  picks_P5: Tensor,
+  { never, masks }: { never?: Tensor; masks?: Tensor } = {},
+): Tensor {
+  return massif("pick")(logits_NC, picks_P5, never ?? null, masks ?? null) as Tensor;
 }

@@ -66,15 +66,15 @@ export class Choice {
     return this.temperature === 0;
   }
 
-  /** Whether its next token depends on more than the model's distribution at its temperature. */
+  /** Of its grammar, for the next token. */
+  get mask(): Uint32Array | undefined {
+    return this.#mask;
+  }
+
+  /** Whether its next token depends on more than its mask and the model's distribution at its temperature. */
   get adjusted(): boolean {
     return (
-      this.#penalizes ||
-      this.#mask !== undefined ||
-      this.#allowed !== undefined ||
-      this.#bad.length > 0 ||
-      this.#holdsStops ||
-      this.#thoughtEnough
+      this.#penalizes || this.#allowed !== undefined || this.#bad.length > 0 || this.#holdsStops || this.#thoughtEnough
     );
   }
 

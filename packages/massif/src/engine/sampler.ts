@@ -1,6 +1,6 @@
 /**
- * Choosing the next tokens of a batch: the likeliest or a draw at a temperature by one operator for all rows, with the
- * log-probabilities; what a request alone asks for (filters, penalties, masks) on a typed array of its own row.
+ * Choosing the next tokens of a batch: the likeliest or a draw at a temperature, held to masks, by one operator for all
+ * rows, with the log-probabilities; what a request alone asks for (filters, penalties) on a typed array of its own row.
  */
 import { pick, type Tensor, torch } from "@massif/torch";
 import { MassifError } from "../common/index.ts";
@@ -36,17 +36,19 @@ export function pickTokens(logits_NC: Tensor, picks: readonly Pick[], never?: Te
       return choice.pick(logits as Float32Array);
     });
   });
-  const wishes = new Float64Array(4 * picks.length);
+  const masks = picks.flatMap(({ choice }, i) => (drawn[i] === undefined && choice.mask ? [choice.mask] : []));
+  const wishes = new Float64Array(5 * picks.length);
+  let masked = 0;
   for (const [i, { choice, row }] of picks.entries()) {
     const own = drawn[i];
     const given = own === undefined ? -1 : own instanceof Error ? 0 : own.id;
-    wishes.set([row, given, choice.temperature, own || choice.greedy ? 0 : choice.uniform()], 4 * i);
+    const mask = own === undefined && choice.mask ? masked++ : -1;
+    wishes.set([row, given, choice.temperature, own || choice.greedy ? 0 : choice.uniform(), mask], 5 * i);
   }
-  const found = pick(
-    onCpu_NC,
-    torch.tensor(wishes, { shape: [picks.length, 4] }),
-    barred,
-  ).toTypedArray() as Float64Array;
+  const found = pick(onCpu_NC, torch.tensor(wishes, { shape: [picks.length, 5] }), {
+    ...(barred && { never: barred }),
+    ...(masks.length && { masks: stacked(masks) }),
+  }).toTypedArray() as Float64Array;
   return picks.map(({ choice, row }, i) => {
     const own = drawn[i];
     if (own instanceof Error) return own;
@@ -56,6 +58,14 @@ export function pickTokens(logits_NC: Tensor, picks: readonly Pick[], never?: Te
     const top = n ? torch.tidy(() => likeliest(rowOf(row).log_softmax(-1), n)) : undefined;
     return { id, logprob, sampledLogprob: own?.logprob ?? sampledLogprob, ...(top && { top }) };
   });
+}
+
+/** int32 [M, W]; shorter masks bar what they do not reach. */
+function stacked(masks: readonly Uint32Array[]): Tensor {
+  const W = Math.max(...masks.map(({ length }) => length));
+  const words = new Uint32Array(masks.length * W);
+  for (const [m, mask] of masks.entries()) words.set(mask, m * W);
+  return torch.tensor(new Int32Array(words.buffer), { shape: [masks.length, W] });
 }
 
 const nothing = () =>

@@ -1,11 +1,11 @@
 // The next tokens from rows of logits, the whole of it in one pass a row:
 //
 //   log p(i) = l_i − log Σ_j exp l_j                                       what the model says
-//   temperature 0: the first of the largest, else i with probability exp(l_i / temperature) / Σ_j, j not in `never`,
-//   by inverting the sum: the first i at which it passes uniform · whole sum
+//   temperature 0: the first of the largest, else i with probability exp(l_i / temperature) / Σ_j, j not in `never` and
+//   allowed by the pick's mask, by inverting the sum: the first i at which it passes uniform · whole sum
 //
 // Rows may come more than once. A row depends on itself alone. No token: −1, where logits are no numbers or none may come.
-// P picks, C tokens.
+// P picks, C tokens, M masks of W words: bit i & 31 of word i >> 5 is token i's; tokens beyond a mask may not come.
 #include "op.h"
 
 #include <limits>
@@ -71,33 +71,52 @@ Drawn draw(int64_t C, const float* l, double temperature, double uniform) {
   return {std::find(l, l + C, max) - l, -std::log(whole)};
 }
 
-/// picks [P, 4]: row, a token that is taken already or −1, temperature, uniform in [0, 1). → [P, 3]: token, log p(token),
-/// and the logarithm of the probability with which it was drawn.
-Tensor pick(const Tensor& logits_, const Tensor& picks_, const std::optional<Tensor>& never_) {
-  TORCH_CHECK(logits_.dim() == 2 && logits_.scalar_type() == at::kFloat && picks_.dim() == 2 && picks_.size(1) == 4 &&
+/// The logits of tokens that a mask allows; a word of 32 at a time.
+void mask_row(int64_t C, const float* l, const uint32_t* mask, int64_t W, float* out) {
+  for (int64_t from = 0; from < C; from += 32) {
+    const int64_t n = std::min<int64_t>(32, C - from);
+    const uint32_t bits = from / 32 < W ? mask[from / 32] : 0;
+    if (bits == 0) std::fill_n(out + from, n, LOWEST);
+    else if (bits == ~0u) std::copy_n(l + from, n, out + from);
+    else for (int64_t i = 0; i < n; i++) out[from + i] = bits >> i & 1 ? l[from + i] : LOWEST;
+  }
+}
+
+/// picks [P, 5]: row, a token that is taken already or −1, temperature, uniform in [0, 1), its mask or −1. → [P, 3]: token,
+/// log p(token), and the logarithm of the probability with which it was drawn.
+Tensor pick(const Tensor& logits_, const Tensor& picks_, const std::optional<Tensor>& never_, const std::optional<Tensor>& masks_) {
+  constexpr int64_t X = 5;
+  TORCH_CHECK(logits_.dim() == 2 && logits_.scalar_type() == at::kFloat && picks_.dim() == 2 && picks_.size(1) == X &&
                   picks_.scalar_type() == at::kDouble,
-              OP, ": found logits ", logits_.sizes(), ", picks ", picks_.sizes(), ", expected float32 [N, C], float64 [P, 4]");
-  const Tensor logits = logits_.contiguous(), picks = picks_.contiguous(), never = never_ ? never_->contiguous() : Tensor();
+              OP, ": found logits ", logits_.sizes(), ", picks ", picks_.sizes(), ", expected float32 [N, C], float64 [P, 5]");
+  TORCH_CHECK(!masks_ || (masks_->dim() == 2 && masks_->scalar_type() == at::kInt), OP, ": masks are int32 [M, W]");
+  const Tensor logits = logits_.contiguous(), picks = picks_.contiguous(), never = never_ ? never_->contiguous() : Tensor(),
+               masks = masks_ ? masks_->contiguous() : Tensor();
   const int64_t N = logits.size(0), C = logits.size(1), P = picks.size(0);
+  const int64_t M = masks.defined() ? masks.size(0) : 0, W = masks.defined() ? masks.size(1) : 0;
+  const auto* words = M ? reinterpret_cast<const uint32_t*>(masks.const_data_ptr<int32_t>()) : nullptr;
   const int64_t *bars = never.defined() ? never.const_data_ptr<int64_t>() : nullptr, count = never.defined() ? never.numel() : 0;
   for (int64_t i = 0; i < count; i++) TORCH_CHECK_INDEX(bars[i] >= 0 && bars[i] < C, OP, ": found token ", bars[i], " of ", C);
   const double* given = picks.const_data_ptr<double>();
   for (int64_t p = 0; p < P; p++)
-    TORCH_CHECK_INDEX(given[p * 4] >= 0 && given[p * 4] < N && given[p * 4 + 1] < C, OP, ": found row ", given[p * 4],
-                      " of ", N, ", token ", given[p * 4 + 1], " of ", C);
+    TORCH_CHECK_INDEX(given[p * X] >= 0 && given[p * X] < N && given[p * X + 1] < C && given[p * X + 4] < M, OP,
+                      ": found row ", given[p * X], " of ", N, ", token ", given[p * X + 1], " of ", C, ", mask ",
+                      given[p * X + 4], " of ", M);
   Tensor out = at::empty({P, 3}, picks.options());
   double* result = out.mutable_data_ptr<double>();
   constexpr int64_t WORTH_A_THREAD = 1 << 17;  // logits
   at::parallel_for(0, P, std::max<int64_t>(1, WORTH_A_THREAD / std::max<int64_t>(1, C)), [&](int64_t from, int64_t to) {
     static thread_local Scratch<float> scratch;
     for (int64_t p = from; p < to; p++) {
-      const double* wish = given + p * 4;
+      const double* wish = given + p * X;
       const float *row = logits.const_data_ptr<float>() + int64_t(wish[0]) * C, *open = row;
       Drawn drawn{int64_t(wish[1])};
       if (drawn.id < 0) {
-        if (count) {
+        const int64_t mask = int64_t(wish[4]);
+        if (count || mask >= 0) {
           float* copy = scratch.get(C);
-          std::copy_n(row, C, copy);
+          if (mask >= 0) mask_row(C, row, words + mask * W, W, copy);
+          else std::copy_n(row, C, copy);
           for (int64_t i = 0; i < count; i++) copy[bars[i]] = LOWEST;
           open = copy;
         }
@@ -114,7 +133,9 @@ Tensor pick(const Tensor& logits_, const Tensor& picks_, const std::optional<Ten
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(massif, m) { m.def("pick(Tensor logits_NC, Tensor picks_P4, Tensor? never=None) -> Tensor"); }
+TORCH_LIBRARY_FRAGMENT(massif, m) {
+  m.def("pick(Tensor logits_NC, Tensor picks_P5, Tensor? never=None, Tensor? masks_MW=None) -> Tensor");
+}
 TORCH_LIBRARY_IMPL(massif, CPU, m) { m.impl("pick", pick); }
 
 }  // namespace massif

@@ -6688,8 +6688,9 @@ export interface OwnOperators {
   muon_update_(params: readonly Tensor[], grads: readonly Tensor[], momenta: readonly Tensor[], lr: number, mu: number, weight_decay: number, nesterov: boolean, steps: number, kw: { bf16: boolean }): void;
   muon_update_(params: readonly Tensor[], grads: readonly Tensor[], momenta: readonly Tensor[], lr: number, mu: number, weight_decay: number, nesterov: boolean, steps: number, bf16: boolean): void;
   path(): string;
-  pick(logits_NC: Tensor, picks_P4: Tensor, kw?: { never?: Tensor | null }): Tensor;
-  pick(logits_NC: Tensor, picks_P4: Tensor, never: Tensor | null): Tensor;
+  pick(logits_NC: Tensor, picks_P5: Tensor, kw?: { never?: Tensor | null; masks_MW?: Tensor | null }): Tensor;
+  pick(logits_NC: Tensor, picks_P5: Tensor, never: Tensor | null, kw?: { masks_MW?: Tensor | null }): Tensor;
+  pick(logits_NC: Tensor, picks_P5: Tensor, never: Tensor | null, masks_MW: Tensor | null): Tensor;
   rms_norm(x: Tensor, weight: Tensor, kw: { eps: number; dtype?: DType | null }): Tensor;
   rms_norm(x: Tensor, weight: Tensor, eps: number, kw?: { dtype?: DType | null }): Tensor;
   rms_norm(x: Tensor, weight: Tensor, eps: number, dtype: DType | null): Tensor;
