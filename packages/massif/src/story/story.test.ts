@@ -1,13 +1,14 @@
 import { mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { afterAll, expect, test } from "vitest";
 import { Progress } from "../common/index.ts";
 import { readReport } from "../train/index.ts";
 import { loadStory, readEvaluated, STAGES, tellStory } from "./index.ts";
 
 const recipes = resolve(import.meta.dirname, "../../../../recipes");
-const dir = mkdtempSync(join(tmpdir(), "massif-story-"));
+// As npm start gives it: relative to where it was called.
+const dir = relative(process.cwd(), mkdtempSync(join(tmpdir(), "massif-story-")));
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
 const tiny = (...sets: string[]) =>

@@ -1,5 +1,5 @@
 /** The whole main job: text and worlds in, an agent that calls tools out, and what became of it at every stage. */
-import { join, relative } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { finetune, successOf } from "../agent/index.ts";
 import { duration, MassifError, type Progress } from "../common/index.ts";
 import { loadModel } from "../model/index.ts";
@@ -22,7 +22,9 @@ export interface StoryOptions {
 
 /** Runs the stages that are not done yet, compares the models, writes the report. Returns whether it came to its end. */
 export async function tellStory(story: Story, options: StoryOptions): Promise<boolean> {
-  const { dir, stages, progress, signal } = options;
+  const { stages, progress, signal } = options;
+  // Recipes read relative paths from their own folders.
+  const dir = resolve(options.dir);
   const common = { resume: "auto" as const, progress, ...(signal && { signal }) };
   const at = (stage: Stage) => ({ ...common, dir: join(dir, stage), base: story[stage].base });
   const run: Record<Stage, () => Promise<{ finished: boolean }>> = {
@@ -32,7 +34,7 @@ export async function tellStory(story: Story, options: StoryOptions): Promise<bo
   };
   for (const stage of stages) {
     const { finished } = await run[stage]();
-    await compare(story, stage, options);
+    await compare(story, stage, { ...options, dir });
     writeStoryReport(story, dir);
     if (!finished) return false;
   }
