@@ -17,7 +17,7 @@ const tiny = (...sets: string[]) =>
     sets: [
       "worldText.count=60",
       ...["evaluation.episodes=6", "evaluation.maxSteps=2", "evaluation.maxTokens=16"],
-      ...["sft.demonstrations.count=60", "sft.steps=3", "sft.rollouts.episodes=2"],
+      ...["sft.demonstrations.count=60", "sft.steps=3", "sft.heldOut.documents=3", "sft.rollouts.episodes=2"],
       ...["rl.steps=2", "rl.groups=2", "rl.groupSize=2", "rl.evaluation.episodes=2", "rl.evaluation.lastEpisodes=2"],
       ...sets,
     ],
