@@ -11,8 +11,8 @@ import type { Story } from "./recipe.ts";
 
 /** One model's scores, a score a task of the recipe. */
 export interface Evaluated {
-  model: string;
-  /** What was evaluated: a checkpoint's folder, or the seed of untrained weights. */
+  model: ModelName;
+  /** What was evaluated: a checkpoint's folder and when it was written, or the seed of untrained weights. */
   from: string;
   scores: Score[];
 }
@@ -30,10 +30,15 @@ export const readEvaluated = (dir: string): Evaluated[] =>
 export const readEpisodes = (dir: string, model: string): Trajectory[] =>
   existsSync(episodesOf(dir, model)) ? (readRows(episodesOf(dir, model)) as unknown as Trajectory[]) : [];
 
-/** Evaluates a model, unless the story's folder `dir` has it; `open` is called only then, and what it opens is freed. */
+/** The models of a story, in the order in which they come to be. */
+export const MODELS = ["untrained", "pre-trained", "SFT", "RL"] as const;
+export type ModelName = (typeof MODELS)[number];
+
+/** Evaluates a model, unless the story's folder `dir` has it; `open` is called only then, and what it opens is freed.
+ *  What was known of models that come after it is of others by then. */
 export async function evaluateOnce(
   { evaluation, seed }: Pick<Story, "evaluation" | "seed">,
-  one: { model: string; from: string; open: () => Model },
+  one: { model: ModelName; from: string; open: () => Model },
   { dir, tokenizer, template }: { dir: string; tokenizer: Tokenizer; template: TemplateName },
 ): Promise<Evaluated> {
   const known = readEvaluated(dir);
@@ -58,6 +63,7 @@ export async function evaluateOnce(
   const evaluated = { model: one.model, from: one.from, scores };
   mkdirSync(join(dir, "evaluation"), { recursive: true });
   await writeJsonl(episodesOf(dir, one.model), kept);
-  writeWhole(fileOf(dir), JSON.stringify([...known.filter(({ model }) => model !== one.model), evaluated]));
+  const before = MODELS.slice(0, MODELS.indexOf(one.model));
+  writeWhole(fileOf(dir), JSON.stringify([...known.filter(({ model }) => before.includes(model)), evaluated]));
   return evaluated;
 }

@@ -1,4 +1,5 @@
 /** The whole main job: text and worlds in, an agent that calls tools out, and what became of it at every stage. */
+import { statSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
 import { finetune, successOf } from "../agent/index.ts";
 import { duration, MassifError, type Progress } from "../common/index.ts";
@@ -6,7 +7,7 @@ import { loadModel } from "../model/index.ts";
 import { gym } from "../rl/index.ts";
 import { loadTokenizer } from "../tokenizer/index.ts";
 import { Checkpoints, freshModel, pretrain } from "../train/index.ts";
-import { type Evaluated, evaluateOnce } from "./evaluation.ts";
+import { type Evaluated, evaluateOnce, type ModelName } from "./evaluation.ts";
 import type { Stage, Story } from "./recipe.ts";
 import { writeStoryReport } from "./report.ts";
 import { writeWorldText } from "./world-text.ts";
@@ -67,7 +68,7 @@ function modelOf(dir: string, stage: Stage): string {
   });
 }
 
-const NAMES: Record<Stage, string> = { pretrain: "pre-trained", sft: "SFT", rl: "RL" };
+const NAMES: Record<Stage, ModelName> = { pretrain: "pre-trained", sft: "SFT", rl: "RL" };
 
 /** What a stage made, on the tasks of the story; before the first of them, untrained weights. */
 async function compare(story: Story, stage: Stage, { dir, progress, signal }: StoryOptions): Promise<void> {
@@ -75,10 +76,10 @@ async function compare(story: Story, stage: Stage, { dir, progress, signal }: St
   const from = modelOf(dir, stage);
   const tokenizer = await loadTokenizer(from);
   const recipe = story.pretrain.recipe;
-  const fresh = { model: "untrained", from: `seed ${recipe.seed}`, open: () => freshModel(recipe, tokenizer) };
+  const fresh = { model: "untrained" as const, from: `seed ${recipe.seed}`, open: () => freshModel(recipe, tokenizer) };
   const own = {
     model: NAMES[stage],
-    from: relative(dir, from),
+    from: `${relative(dir, from)}, ${statSync(from).mtime.toISOString()}`,
     open: () => loadModel(from, { device: recipe.device, dtype: "float32" }),
   };
   for (const one of stage === "pretrain" ? [fresh, own] : [own]) {
