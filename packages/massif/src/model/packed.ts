@@ -33,7 +33,8 @@ export class PackedModel implements Steps {
   static obstacle({ config, parameters, by }: Model, narrow = false): string | undefined {
     const embedding = parameters.get("model.embed_tokens.weight")!;
     const { dtype, device } = embedding;
-    if (Object.values(by).some(Boolean)) return "a model whose blocks compute in their own way";
+    const { compute: _, ...own } = by; // What training computes in; decoding takes the weights as they are.
+    if (Object.values(own).some(Boolean)) return "a model whose blocks compute in their own way";
     if (device !== "cpu") return `weights on ${device}`;
     if (dtype !== "float32" && dtype !== "bfloat16") return `weights in ${dtype}`;
     if (!runsFused(embedding) && !runsNarrow(embedding)) return "ATen's operators (MASSIF_OPS=plain)";

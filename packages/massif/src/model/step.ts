@@ -87,7 +87,8 @@ export class BlockSteps implements Steps {
 
   constructor(model: Model, { by = {}, exact = false }: BlockStepsOptions = {}) {
     const { config, parameters } = model;
-    const products = { ...model.by, ...by };
+    // Decoding computes in the dtype of the weights, training's masters too.
+    const products = { ...model.by, compute: undefined, ...by };
     this.#model = model;
     this.#blocks = model.blocks.map((_, i) => new Block(config, i, parameters, products));
     this.#linear = products.linear ?? linear;
