@@ -13,7 +13,6 @@ import { parseArgs } from "node:util";
 import { torch } from "@massif/torch";
 import {
   DemonstrationConfig,
-  demonstrate,
   FinetuneRecipe,
   finetune,
   RolloutConfig,
@@ -21,10 +20,10 @@ import {
   type Score,
   withPlayer,
 } from "../packages/massif/src/agent/index.ts";
-import { render } from "../packages/massif/src/chat/index.ts";
 import { loadConfig, Progress, wilson } from "../packages/massif/src/common/index.ts";
 import { loadModel } from "../packages/massif/src/model/index.ts";
 import { gym, RlRecipe } from "../packages/massif/src/rl/index.ts";
+import { writeWorldText } from "../packages/massif/src/story/index.ts";
 import { loadTokenizer } from "../packages/massif/src/tokenizer/index.ts";
 import { Checkpoints, pretrain, Recipe } from "../packages/massif/src/train/index.ts";
 
@@ -56,16 +55,8 @@ const VOCABULARY = 480;
  *  teaches to copy, which SFT's loss on the few that a model writes teaches slowly. */
 async function base(world: string, seed: number, dir: string, progress: Progress): Promise<string> {
   const text = join(dir, "world.jsonl");
-  if (!existsSync(text)) {
-    mkdirSync(dir, { recursive: true });
-    const rows: string[] = [];
-    const shown = DemonstrationConfig.parse({ worlds: [world], count: 3000, noise: 0.5 });
-    for await (const { messages, tools } of demonstrate(shown, seed + 1000)) {
-      const said = render({ template: "instruct-v2", messages, tools }).filter(({ control }) => !control);
-      rows.push(JSON.stringify({ text: said.map(({ text }) => text).join("\n") }));
-    }
-    writeFileSync(text, rows.join("\n"));
-  }
+  const shown = DemonstrationConfig.parse({ worlds: [world], count: 3000, noise: 0.5 });
+  await writeWorldText(text, shown, { template: "instruct-v2", seed: seed + 1000 });
   const sources = [{ files: text }];
   const pretraining = {
     ...{ name: "base", seed, data: { sources }, tokenizer: { vocabSize: VOCABULARY }, model: shape, steps: 500 },

@@ -5,8 +5,9 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import OpenAI, { toFile } from "openai";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Model, ModelConfig, saveModel } from "../model/index.ts";
-import { k2Specials, saveTokenizer, Tokenizer } from "../tokenizer/index.ts";
+import { saveModel } from "../model/index.ts";
+import { byteTokenizer, tinyModel } from "../server/testing-model.ts";
+import { saveTokenizer } from "../tokenizer/index.ts";
 
 // A batch over a real server that is killed in the middle, and started again over the same folder.
 const root = resolve(import.meta.dirname, "../../../..");
@@ -14,17 +15,10 @@ let box: string;
 const children: ChildProcess[] = [];
 beforeAll(async () => {
   box = mkdtempSync(join(tmpdir(), "massif-serve-state-"));
-  const tokens = Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte));
-  const tokenizer = new Tokenizer({ tokens, specials: k2Specials.map((token, i) => ({ ...token, id: 256 + i })) });
-  const config = ModelConfig.parse({
-    ...{ vocabSize: tokenizer.vocabSize, hiddenSize: 32, numHiddenLayers: 2, intermediateSize: 48 },
-    ...{ moeIntermediateSize: 16, numAttentionHeads: 2, qLoraRank: 16, kvLoraRank: 16, qkNopeHeadDim: 8 },
-    ...{ qkRopeHeadDim: 8, vHeadDim: 8, nRoutedExperts: 4, numExpertsPerTok: 2, maxPositionEmbeddings: 2048 },
-  });
-  const model = Model.init(config, 5);
+  const model = tinyModel(5, 2048);
   saveModel(model, box);
   model.dispose();
-  await saveTokenizer(tokenizer, box);
+  await saveTokenizer(byteTokenizer(), box);
 });
 afterAll(() => {
   for (const child of children) child.kill("SIGKILL");

@@ -4,8 +4,9 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { Model, ModelConfig, saveModel } from "../model/index.ts";
-import { k2Specials, saveTokenizer, Tokenizer } from "../tokenizer/index.ts";
+import { saveModel } from "../model/index.ts";
+import { byteTokenizer, tinyModel } from "../server/testing-model.ts";
+import { saveTokenizer } from "../tokenizer/index.ts";
 
 // `massif serve` and `massif verify` from the outside, over a checkpoint of random weights.
 const root = resolve(import.meta.dirname, "../../../..");
@@ -14,17 +15,10 @@ const children: ChildProcess[] = [];
 
 beforeAll(async () => {
   box = mkdtempSync(join(tmpdir(), "massif-serve-"));
-  const tokens = Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte));
-  const tokenizer = new Tokenizer({ tokens, specials: k2Specials.map((token, i) => ({ ...token, id: 256 + i })) });
-  const config = ModelConfig.parse({
-    ...{ vocabSize: tokenizer.vocabSize, hiddenSize: 32, numHiddenLayers: 2, intermediateSize: 48 },
-    ...{ moeIntermediateSize: 16, numAttentionHeads: 2, qLoraRank: 16, kvLoraRank: 16, qkNopeHeadDim: 8 },
-    ...{ qkRopeHeadDim: 8, vHeadDim: 8, nRoutedExperts: 4, numExpertsPerTok: 2, maxPositionEmbeddings: 8192 },
-  });
-  const model = Model.init(config, 5);
+  const model = tinyModel(5, 8192);
   saveModel(model, box);
   model.dispose();
-  await saveTokenizer(tokenizer, box);
+  await saveTokenizer(byteTokenizer(), box);
 });
 afterAll(() => {
   for (const child of children) child.kill("SIGKILL");
@@ -93,6 +87,7 @@ test.each([
   [["serve", "--model", "x", "--template", "thinkin"], 1, "did you mean thinking"],
   [["verify"], 2, "no URL"],
   [["verify", "http://127.0.0.1:9/v1"], 1, "name the model with --model"],
+  [["verify", "http://127.0.0.1:9/v1", "--model", "m", "--schemas", "/dev/null"], 2, "no row in /dev/null"],
 ] as const)("%j says what is wrong", async (args, code, text) => {
   const result = await run(...args);
   expect(result).toMatchObject({ code, stdout: "", stderr: expect.stringContaining(text) });

@@ -52,10 +52,14 @@ Example:
     const keyName = values["api-key-env"];
     const apiKey = keyName === undefined ? undefined : process.env[keyName];
     const model = values.model ?? (await firstModel(baseURL, apiKey));
-    const rows = (file: string) => Array.fromAsync(readJsonl<Record<string, unknown>>(file));
-    const schemas = values.schemas === undefined ? [] : await rows(values.schemas);
+    const rows = async (file: string) => {
+      const read = await Array.fromAsync(readJsonl<Record<string, unknown>>(file));
+      if (read.length) return read;
+      throw new MassifError("cli.usage", { found: `no row in ${file}`, expected: "JSONL, a row at least" });
+    };
     const given = values.cases === undefined ? [] : await rows(values.cases);
-    const chosen = schemas.length || given.length ? schemas : builtInSchemas;
+    const usual = given.length ? [] : builtInSchemas;
+    const chosen = values.schemas === undefined ? usual : await rows(values.schemas);
     const cases = [
       ...chosen.map((row) => schemaCase(schemaIn(row), maxTokens)),
       ...given.map((body) => readCase(body)),

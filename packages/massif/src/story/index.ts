@@ -2,3 +2,4 @@
 export { type Evaluated, readEvaluated } from "./evaluation.ts";
 export * from "./recipe.ts";
 export { type StoryOptions, tellStory } from "./story.ts";
+export { writeWorldText } from "./world-text.ts";
