@@ -84,19 +84,24 @@ test.for(
     { B: 2, T: 49, H: 2, nope: 7, rope: 6, V: 9, docs: true },
     { B: 1, T: 300, H: 2, nope: 16, rope: 8, V: 16, docs: false },
     { B: 2, T: 515, H: 1, nope: 5, rope: 4, V: 3, docs: true },
-  ]),
-)("mlaAttention, %s, %o", ([dtype, { B, T, H, nope, rope, V, docs }]) => {
+    { B: 2, T: 60, H: 2, nope: 7, rope: 6, V: 9, docs: true, share: 7 },
+    { B: 1, T: 700, H: 2, nope: 16, rope: 8, V: 16, docs: true, share: 300 },
+  ] as { B: number; T: number; H: number; nope: number; rope: number; V: number; docs: boolean; share?: number }[]),
+)("mlaAttention, %s, %o", ([dtype, { B, T, H, nope, rope, V, docs, share = 0 }]) => {
   const angle_TR = torch.rand([T, rope / 2], { dtype }).mul(6);
   const [cos_TR, sin_TR] = [angle_TR.cos(), angle_TR.sin()];
-  // Documents of 1, 2, 3, … positions; the second row's are one document.
+  // Documents of 1, 2, 3, … positions behind what they share; the second row's are one document.
   const starts = Int32Array.from({ length: B * T }, (_, i) => {
-    const n = Math.floor((Math.sqrt(8 * (i % T) + 1) - 1) / 2);
-    return i < T ? (n * (n + 1)) / 2 : 0;
+    const n = Math.floor((Math.sqrt(8 * ((i % T) - share) + 1) - 1) / 2);
+    return i < T && i >= share ? share + (n * (n + 1)) / 2 : 0;
   });
   const docStart_BT = docs ? torch.tensor(starts, { shape: [B, T] }) : null;
+  // The first two positions belong to none of them.
+  const stretches = Int32Array.from({ length: 2 * B * T }, (_, i) => (starts[i >> 1] ? (i % 2 ? share : 2) : 0));
+  const shared_BT2 = share ? torch.tensor(stretches, { shape: [B, T, 2] }) : null;
   const run = (inputs: Tensor[]) => {
     const [q_BTHK, kv_BTHX, kPe_BTR] = inputs as [Tensor, Tensor, Tensor];
-    return mlaAttention({ q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale: 0.7 });
+    return mlaAttention({ q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, shared_BT2, nope, scale: 0.7 });
   };
   const inputs = [randn([B, T, H, nope + rope], dtype), randn([B, T, H, nope + V], dtype), randn([B, T, rope], dtype)];
   agree(dtype, inputs, (leaves) => run(leaves)[0]);

@@ -74,9 +74,9 @@ export function swiglu(gateUp: Tensor): Tensor {
   return gate.silu().mul(up);
 }
 
-/** Rotates the pairs (2j, 2j + 1) of x [B, T, …, R] by the angles of cos and sin [T, R / 2]. */
+/** Rotates the pairs (2j, 2j + 1) of x [B, T, …, R] by the angles of cos and sin [T, R / 2], or [B, T, R / 2]. */
 export function rotary(x: Tensor, cos_TR: Tensor, sin_TR: Tensor): Tensor {
-  const shape = [cos_TR.shape[0]!, ...x.shape.slice(2, -1).map(() => 1), cos_TR.shape[1]!];
+  const shape = [...cos_TR.shape.slice(0, -1), ...x.shape.slice(2, -1).map(() => 1), cos_TR.shape.at(-1)!];
   const [cos, sin] = [cos_TR.view(shape), sin_TR.view(shape)];
   const pairs = x.to(cos.dtype).unflatten(-1, [-1, 2]);
   const [a, b] = [pairs.select(-1, 0), pairs.select(-1, 1)];
@@ -93,32 +93,38 @@ export interface MlaInputs {
   kv_BTHX: Tensor;
   /** The rotary key that all heads share, not yet rotated. */
   kPe_BTR: Tensor;
+  /** Of the places in a document. */
   cos_TR: Tensor;
   sin_TR: Tensor;
   /** For each position the first one of its document (int32); null: the row is one document. */
   docStart_BT: Tensor | null;
+  /** For each position the stretch [from, to) that its document has in common with others (int32): it lies before them, they
+   *  see it and count on from it. Absent: nothing is shared. */
+  shared_BT2?: Tensor | null;
   nope: number;
   scale: number;
 }
 
 /** Causal multi-head latent attention within documents. Also the largest softmax input of each head, which QK-Clip wants. */
 export function mlaAttention(inputs: MlaInputs): [out_BTHV: Tensor, maxLogit_H: Tensor] {
-  const { q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale } = inputs;
+  const { q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, shared_BT2 = null, nope, scale } = inputs;
   if (runsOwn(q_BTHK))
-    return massif("mla_attention")(q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, nope, scale) as [
-      Tensor,
-      Tensor,
-    ];
+    return massif("mla_attention")(
+      ...[q_BTHK, kv_BTHX, kPe_BTR, cos_TR, sin_TR, docStart_BT, shared_BT2, nope, scale],
+    ) as [Tensor, Tensor];
   const [B, T, H] = q_BTHK.shape as [number, number, number];
   const [qNope, qPe] = [q_BTHK.narrow(-1, 0, nope), q_BTHK.narrow(-1, nope, q_BTHK.shape[3]! - nope)];
   const [kNope, v] = [kv_BTHX.narrow(-1, 0, nope), kv_BTHX.narrow(-1, nope, kv_BTHX.shape[3]! - nope)];
-  const kPe = rotary(kPe_BTR, cos_TR, sin_TR).unsqueeze(2).expand([B, T, H, -1]);
-  const q_BHTK = functions.cat([qNope, rotary(qPe, cos_TR, sin_TR)], -1).transpose(1, 2);
+  const [cos, sin] = docStart_BT
+    ? [cos_TR, sin_TR].map((table) => table.index_select(0, places(docStart_BT, shared_BT2).flatten()).view([B, T, -1]))
+    : [cos_TR, sin_TR];
+  const kPe = rotary(kPe_BTR, cos!, sin!).unsqueeze(2).expand([B, T, H, -1]);
+  const q_BHTK = functions.cat([qNope, rotary(qPe, cos!, sin!)], -1).transpose(1, 2);
   const k_BHTK = functions.cat([kNope, kPe], -1).transpose(1, 2);
   const logits_BHTT = q_BHTK
     .matmul(k_BHTK.mT)
     .mul(scale)
-    .masked_fill(hidden(T, docStart_BT, q_BTHK.device), -Infinity);
+    .masked_fill(hidden(T, docStart_BT, shared_BT2, q_BTHK.device), -Infinity);
   const maxLogit_H = logits_BHTT.detach().amax([0, 2, 3]).to("float32");
   const p_BHTT = logits_BHTT.to(wide(logits_BHTT)).softmax(-1).to(v.dtype);
   return [p_BHTT.matmul(v.transpose(1, 2)).transpose(1, 2), maxLogit_H];
@@ -192,12 +198,22 @@ export function mlaDecode(inputs: MlaDecodeInputs): Tensor {
     .reshape([B, T, H, V]);
 }
 
+/** [B, T]: the place of each position in its document, which begins with what it shares. */
+function places(docStart_BT: Tensor, shared_BT2: Tensor | null): Tensor {
+  const own_BT = functions.arange(docStart_BT.shape[1]!, { device: docStart_BT.device }).sub(docStart_BT);
+  return shared_BT2 ? own_BT.add(shared_BT2.select(-1, 1)).sub(shared_BT2.select(-1, 0)) : own_BT;
+}
+
 /** [1 or B, 1, T, T], true where query i may not see key j: the future, and other documents. */
-function hidden(T: number, docStart_BT: Tensor | null, device: string): Tensor {
+function hidden(T: number, docStart_BT: Tensor | null, shared_BT2: Tensor | null, device: string): Tensor {
   const at_T = functions.arange(T, { device });
   const future_TT = at_T.unsqueeze(0).gt(at_T.unsqueeze(1));
   if (!docStart_BT) return future_TT.view([1, 1, T, T]);
-  return future_TT.logical_or(at_T.view([1, 1, T]).lt(docStart_BT.unsqueeze(2))).unsqueeze(1);
+  const key_11T = at_T.view([1, 1, T]);
+  const foreign_BTT = key_11T.lt(docStart_BT.unsqueeze(2));
+  const [from, to] = shared_BT2 ? ([0, 1] as const).map((i) => shared_BT2.narrow(-1, i, 1)) : [];
+  const others_BTT = from && to ? foreign_BTT.logical_and(key_11T.lt(from).logical_or(key_11T.ge(to))) : foreign_BTT;
+  return future_TT.logical_or(others_BTT).unsqueeze(1);
 }
 
 /** Cross-entropy of each token, float32: −log softmax(x·Wᵀ)[target]. Targets of `ignoreIndex` give 0 and no gradient. */

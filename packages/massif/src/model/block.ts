@@ -17,6 +17,8 @@ export interface Context {
   sin_TR: Tensor;
   /** int32 [B, T]; null when each row is one document. */
   docStart_BT: Tensor | null;
+  /** int32 [B, T, 2]: the stretch before it that its document shares with others, where some do. */
+  shared_BT2: Tensor | null;
   /** Weight of the sequence balance loss; 0 computes none. */
   balance: number;
 }
@@ -164,7 +166,8 @@ export class Block {
   }
 
   /** Attention over rebuilt keys and values: [B, T, D], and the largest softmax input of each head. */
-  attention({ q_BTHK, latent_BTC, kPe_BTR }: Projected, { cos_TR, sin_TR, docStart_BT }: Context): [Tensor, Tensor] {
+  attention({ q_BTHK, latent_BTC, kPe_BTR }: Projected, context: Context): [Tensor, Tensor] {
+    const { cos_TR, sin_TR, docStart_BT, shared_BT2 } = context;
     const { config } = this;
     const kv_b = this.widen(this.weight("self_attn.kv_b_proj.weight"));
     const kv_BTHX = this.#products
@@ -177,6 +180,7 @@ export class Block {
       cos_TR: this.widen(cos_TR),
       sin_TR: this.widen(sin_TR),
       docStart_BT,
+      shared_BT2,
       nope: config.qkNopeHeadDim,
       scale: this.scale,
     });

@@ -56,11 +56,12 @@ export class Model {
     {
       start = 0,
       docStart_BT = null,
+      shared_BT2 = null,
       balance = 0,
-    }: { start?: number; docStart_BT?: Tensor | null; balance?: number } = {},
+    }: { start?: number } & Partial<Pick<Context, "docStart_BT" | "shared_BT2" | "balance">> = {},
   ): Context {
     const [cos_TR, sin_TR] = this.rotary.rows(start, T);
-    return { cos_TR, sin_TR, docStart_BT, balance };
+    return { cos_TR, sin_TR, docStart_BT, shared_BT2, balance };
   }
 
   embed(ids_BT: Tensor): Tensor {

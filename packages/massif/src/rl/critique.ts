@@ -11,7 +11,7 @@ import { Agreement, type AgreementState, judge, lessons, rank } from "./critic.t
 import type { SideLoss } from "./learner.ts";
 import type { RlRecipe } from "./recipe.ts";
 import type { Answer, Group } from "./rollouts.ts";
-import { layOut } from "./sequences.ts";
+import { microBatches } from "./sequences.ts";
 
 export class Critique {
   readonly #recipe: RlRecipe;
@@ -57,7 +57,7 @@ export class Critique {
     const options = { tokenizer, template, keepReasoning: true, seqLen: context };
     const learned = this.#lessons.splice(0).flatMap((lesson) => examplesOf(lesson, options));
     if (!learned.length) return [];
-    return [{ name: "critic", weight: critic.learn, next: () => layOut(learned, batch).map(({ rows }) => rows) }];
+    return [{ name: "critic", weight: critic.learn, next: () => microBatches(learned, batch).map(({ rows }) => rows) }];
   }
 
   get measures(): { criticAgreement?: number; criticTrusted?: number } {

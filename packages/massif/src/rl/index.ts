@@ -9,5 +9,5 @@ export * from "./objectives.ts";
 export * from "./recipe.ts";
 export * from "./rewards.ts";
 export { type Answer, type Arena, type Group, openArena, playOne, type RolloutOptions, Rollouts } from "./rollouts.ts";
-export { type Layout, layOut, type Sequence, sequenceOf } from "./sequences.ts";
+export { type MicroBatch, microBatches, type Sequence, sequenceOf } from "./sequences.ts";
 export * from "./statistics.ts";

@@ -8,7 +8,7 @@ import type { Random } from "../common/index.ts";
 import { type Applied, type Gradients, IGNORE, type Rows, shares, type Trainer } from "../train/index.ts";
 import { type Algorithm, algorithms, differentiate, type Parameters, truncatedWeights } from "./objectives.ts";
 import type { RlRecipe } from "./recipe.ts";
-import { type Layout, layOut, type Sequence } from "./sequences.ts";
+import { type MicroBatch, microBatches, type Sequence } from "./sequences.ts";
 import { meanOf } from "./statistics.ts";
 
 /** A language-model loss beside the objective: rows anew for every update, and the weight of their mean. */
@@ -94,7 +94,7 @@ export class Learner {
     const old = recompute ? this.#oldPolicy(some, temperature, tally) : some.map(({ sampled }) => sampled);
     for (let part = 0; part < parts; part++) {
       const mine = order.filter((_, i) => i % parts === part);
-      const layouts = layOut(
+      const layouts = microBatches(
         mine.map((i) => some[i]!),
         batch,
       );
@@ -114,7 +114,7 @@ export class Learner {
   /** log p of every token at the temperature, before anything moves. */
   #oldPolicy(sequences: readonly Sequence[], temperature: number, tally: Tally): Float32Array[] {
     const old = sequences.map(({ ids }) => new Float32Array(ids.length));
-    for (const { rows, at, sequence, token } of layOut(sequences, this.#recipe.batch)) {
+    for (const { rows, at, sequence, token } of microBatches(sequences, this.#recipe.batch)) {
       const [plain, tempered] = this.#trainer.logProbs(rows, [1, temperature]);
       for (const [i, position] of at.entries()) {
         old[sequence[i]!]![token[i]!] = tempered![position]!;
@@ -126,7 +126,7 @@ export class Learner {
   }
 
   #one(
-    layouts: readonly Layout[],
+    layouts: readonly MicroBatch[],
     sequences: readonly Sequence[],
     old: readonly Float32Array[],
     { rate, temperature, sides = [] }: UpdateOptions,
@@ -215,7 +215,7 @@ export class Learner {
   }
 
   #differentiate(
-    { sequence }: Layout,
+    { sequence }: MicroBatch,
     sequences: readonly Sequence[],
     logp: Float32Array,
     old: Float32Array,
@@ -238,7 +238,7 @@ export class Learner {
   /** Mean |log p(y) now − `before`| over sequences. */
   #moved(sequences: readonly Sequence[], before: Float64Array, temperature: number): number {
     const now = new Float64Array(sequences.length);
-    for (const { rows, at, sequence } of layOut(sequences, this.#recipe.batch)) {
+    for (const { rows, at, sequence } of microBatches(sequences, this.#recipe.batch)) {
       const [logp] = this.#trainer.logProbs(rows, [temperature]);
       for (const [i, position] of at.entries()) now[sequence[i]!]! += logp![position]!;
     }

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import type { Trajectory } from "../chat/index.ts";
 import { IGNORE } from "../train/index.ts";
-import { layOut, sequenceOf } from "./sequences.ts";
+import { microBatches, sequenceOf } from "./sequences.ts";
 
 /** Two turns: tokens 2–3 by weights 4, token 5 by weights 5. */
 const tokens: NonNullable<Trajectory["tokens"]> = {
@@ -39,18 +39,18 @@ test("text alone is not learned", () => {
 
 test("every target knows its place, its sequence and its token", () => {
   const sequences = [sequenceOf(row(), 1), sequenceOf(row(), 2, { version: 4 }), sequenceOf(row(), 3)];
-  // Five inputs each: two sequences to a row of 10.
-  const layouts = layOut(sequences, { rows: 1, seqLen: 10 });
-  expect(layouts).toHaveLength(2);
-  for (const { rows, at, sequence, token } of layouts) {
+  // Five inputs each, the first of them shared: two sequences to a row of 10.
+  const batches = microBatches(sequences, { rows: 2, seqLen: 5 });
+  expect(batches.map(({ rows }) => rows.seqLen)).toEqual([9, 5]);
+  for (const { rows, at, sequence, token } of batches) {
     expect([...rows.targets].filter((t) => t !== IGNORE)).toHaveLength(at.length);
     for (const [i, position] of at.entries())
       expect(rows.targets[position]).toBe(sequences[sequence[i]!]!.ids[token[i]!]);
   }
-  const seen = layouts.flatMap(({ sequence, token }) => [...sequence].map((s, i) => `${s}:${token[i]}`)).sort();
+  const seen = batches.flatMap(({ sequence, token }) => [...sequence].map((s, i) => `${s}:${token[i]}`)).sort();
   expect(seen).toEqual(["0:2", "0:3", "0:5", "1:2", "1:3", "2:2", "2:3", "2:5"]);
 });
 
-test("rows are as long as the longest sequence", () => {
-  expect(layOut([sequenceOf(row(), 1)], { rows: 2, seqLen: 3 })[0]!.rows.seqLen).toBe(5);
+test("a micro-batch is as long as the longest sequence", () => {
+  expect(microBatches([sequenceOf(row(), 1)], { rows: 1, seqLen: 3 })[0]!.rows.seqLen).toBe(5);
 });

@@ -1,7 +1,7 @@
 /** From answers to what is learned: ids, the tokens that have a loss, and the log-probabilities they were sampled with. */
 import type { Trajectory } from "../chat/index.ts";
 import { MassifError } from "../common/index.ts";
-import { type Example, pack, type Rows, writeRows } from "../train/index.ts";
+import { type Example, layOut, type Rows } from "../train/index.ts";
 
 export interface Sequence extends Example {
   advantage: number;
@@ -48,8 +48,8 @@ export function sequenceOf(
   return { ids: Int32Array.from(tokens.ids), learn, advantage, sampled, fresh, experts };
 }
 
-/** Where the targets of a micro-batch come from: place in the rows, number of the sequence, token of it. */
-export interface Layout {
+/** Rows, and where their targets come from. */
+export interface MicroBatch {
   rows: Rows;
   /** Of each target: its position in rows, its sequence, and its place in the sequence's ids. */
   at: Int32Array;
@@ -57,35 +57,19 @@ export interface Layout {
   token: Int32Array;
 }
 
-/** Sequences packed into micro-batches of at most `rows` rows of `seqLen` tokens; of more, where a sequence is longer: an
- *  episode that ran on must not end the run. */
-export function layOut(sequences: readonly Example[], batch: { rows: number; seqLen: number }): Layout[] {
-  const { rows: most } = batch;
-  const seqLen = sequences.reduce((length, { ids }) => Math.max(length, ids.length - 1), batch.seqLen);
-  // Longest first fits best; the sort is stable, so the same sequences lie in the same places.
-  const order = [...sequences.keys()].sort((a, b) => sequences[b]!.ids.length - sequences[a]!.ids.length);
-  const packed = pack(sequences, order, seqLen);
-  return Array.from({ length: Math.ceil(packed.length / most) }, (_, m) => {
-    const part = packed.slice(m * most, (m + 1) * most);
+/** Sequences in micro-batches of about rows × seqLen tokens, what they begin with in common once. */
+export function microBatches(sequences: readonly Example[], batch: { rows: number; seqLen: number }): MicroBatch[] {
+  return layOut(sequences, sequences.keys(), batch.rows * batch.seqLen).map(({ rows, places }) => {
     const [at, sequence, token]: number[][] = [[], [], []];
-    for (const [b, row] of part.entries()) {
-      let start = b * seqLen;
-      for (const s of row) {
-        const { ids, learn } = sequences[s]!;
-        for (let t = 1; t < ids.length; t++) {
-          if (!learn[t]) continue;
-          at!.push(start + t - 1);
-          sequence!.push(s);
-          token!.push(t);
-        }
-        start += ids.length - 1;
+    for (const place of places) {
+      const { ids, learn } = sequences[place.example]!;
+      for (let t = place.from + 1; t < ids.length; t++) {
+        if (!learn[t]) continue;
+        at!.push(place.at + t - 1 - place.from);
+        sequence!.push(place.example);
+        token!.push(t);
       }
     }
-    return {
-      rows: writeRows(sequences, part, seqLen),
-      at: Int32Array.from(at!),
-      sequence: Int32Array.from(sequence!),
-      token: Int32Array.from(token!),
-    };
+    return { rows, at: Int32Array.from(at!), sequence: Int32Array.from(sequence!), token: Int32Array.from(token!) };
   });
 }

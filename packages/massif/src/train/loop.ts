@@ -144,7 +144,7 @@ export class TrainingLoop<B extends Rows, S> implements Disposable {
     this.#step++;
     this.#tokens += gradients.targets;
     const seconds = (performance.now() - began) / 1000;
-    const tokensPerSecond = (batches.length * batch.rows * batch.seqLen) / seconds;
+    const tokensPerSecond = batches.reduce((n, { batch, seqLen }) => n + batch * seqLen, 0) / seconds;
     const row = {
       tokens: this.#tokens,
       loss: gradients.loss,

@@ -158,8 +158,8 @@ export class Trainer {
     routed?: (experts: Int32Array[]) => void,
   ): { nll: Tensor; maxLogits_H: Tensor[]; loads_E: [number, Tensor][] } {
     const { model } = this;
-    const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
-    const context = model.context(rows.seqLen, { docStart_BT, balance });
+    const { ids_BT, targets_BT, ...documents } = this.#tensors(rows);
+    const context = model.context(rows.seqLen, { ...documents, balance });
     const tape = new Tape(this.config.activations, this.#blocks);
     const maxLogits_H: Tensor[] = [];
     const loads_E: [number, Tensor][] = [];
@@ -205,8 +205,8 @@ export class Trainer {
   evaluate(rows: Rows): number {
     using _ = torch.noGrad();
     using _scope = torch.scope();
-    const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
-    const x_BTD = this.model.forward(ids_BT, this.model.context(rows.seqLen, { docStart_BT }));
+    const { ids_BT, targets_BT, ...documents } = this.#tensors(rows);
+    const x_BTD = this.model.forward(ids_BT, this.model.context(rows.seqLen, documents));
     return this.model.nll(x_BTD, targets_BT).sum().item();
   }
 
@@ -214,21 +214,23 @@ export class Trainer {
   logProbs(rows: Rows, temperatures: readonly number[] = [1]): Float32Array[] {
     using _ = torch.noGrad();
     using _scope = torch.scope();
-    const { ids_BT, targets_BT, docStart_BT } = this.#tensors(rows);
-    const x_BTD = this.model.forward(ids_BT, this.model.context(rows.seqLen, { docStart_BT }));
+    const { ids_BT, targets_BT, ...documents } = this.#tensors(rows);
+    const x_BTD = this.model.forward(ids_BT, this.model.context(rows.seqLen, documents));
     return temperatures.map((t) => this.model.nll(x_BTD, targets_BT, t).neg().toTypedArray() as Float32Array);
   }
 
-  #tensors({ batch, seqLen, ids, targets, docStart }: Rows): {
+  #tensors({ batch, seqLen, ids, targets, docStart, shared }: Rows): {
     ids_BT: Tensor;
     targets_BT: Tensor;
     docStart_BT: Tensor | null;
+    shared_BT2: Tensor | null;
   } {
-    const of = (data: Int32Array) => torch.tensor(data, { shape: [batch, seqLen], device: this.model.device });
+    const of = (data: Int32Array, shape = [batch, seqLen]) => torch.tensor(data, { shape, device: this.model.device });
     return {
       ids_BT: of(ids),
       targets_BT: of(targets).to("int64"),
       docStart_BT: docStart.some((start) => start > 0) ? of(docStart) : null,
+      shared_BT2: shared ? of(shared, [batch, seqLen, 2]) : null,
     };
   }
 

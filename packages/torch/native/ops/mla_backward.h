@@ -38,7 +38,8 @@ void backward_head(const Call<T>& c, int64_t b, int64_t h, const T* out, const S
   std::fill_n(dk_TK, n.T * K, S(0));
   std::fill_n(dv_TV, n.T * V, S(0));
   for (int64_t i = 0; i < n.T; i += QUERIES) {
-    const int64_t rows = std::min(QUERIES, n.T - i), end = i + rows, first = c.first_key(b, i, end);
+    const int64_t rows = std::min(QUERIES, n.T - i), end = i + rows;
+    const Sight sight(c.documents, b, i, end);
     const Mat<const T> g_QV{g + i * HV, HV};
     S dot[QUERIES];  // g_i · out_i
     for (int64_t r = 0; r < rows; r++) {
@@ -51,34 +52,36 @@ void backward_head(const Call<T>& c, int64_t b, int64_t h, const T* out, const S
     pack<P, P>(rows, K, {q_QK, K}, q_packed);
     pack<P, T>(rows, V, g_QV, g_packed);
     std::fill_n(dq_QK, rows * K, S(0));
-    for (int64_t j = first / KEYS * KEYS; j < end; j += KEYS) {
-      const int64_t width = std::min(KEYS, end - j), packed = std::min(KEYS, n.T - j);
-      const int64_t skip = std::max<int64_t>(0, first - j);
-      multiply_packed<P, P>(rows, width, K, {q_QK, K}, keys_KT[j], s_QT, LINE, false, S(n.scale));
-      multiply_packed<P, T>(rows, width, V, g_QV, values_VT[j], dp_QT, LINE);
+    for (int64_t j = sight.first() / KEYS * KEYS; j < end; j += KEYS) {
+      const Range keys = aligned<P>(sight.keys(j));
+      const int64_t size = keys.to - keys.from, packed = std::min(KEYS, n.T - j);
+      if (size == 0) continue;
+      multiply_packed<P, P>(rows, size, K, {q_QK, K}, keys_KT[j] + packed_size<P>(K, keys.from), s_QT + keys.from, LINE, false,
+                            S(n.scale));
+      multiply_packed<P, T>(rows, size, V, g_QV, values_VT[j] + packed_size<P>(V, keys.from), dp_QT + keys.from, LINE);
       for (int64_t r = 0; r < rows; r++) {
-        const S *s = s_QT + r * LINE, *dp = dp_QT + r * LINE;
+        S *s = s_QT + r * LINE, *dp = dp_QT + r * LINE;
         P *p = p_QT + r * LINE, *ds = ds_QT + r * LINE;
-        const int64_t to = std::clamp<int64_t>(i + r + 1 - j, 0, width);
-        const int64_t from = std::clamp<int64_t>(c.first_key(b, i + r) - j, 0, to);
+        const auto [from, to] = c.seen(b, i + r, j, s);
         for (int64_t t = from; t < to; t += LANES<S>) {
           const Vec<S> e = keep<S>(exp(load<S>(s + t) - lse[i + r]), to - t, S(0));
           store<S>(p + t, e);
           store<S>(ds + t, keep<S>(e * (load<S>(dp + t) - dot[r]) * S(n.scale), to - t, S(0)));
         }
         for (P* x : {p, ds}) {
-          std::fill(x, x + from, P(0));
-          std::fill(x + to, x + std::max(to, width), P(0));
+          std::fill(x + keys.from, x + std::max(from, keys.from), P(0));
+          std::fill(x + std::max(to, keys.from), x + std::max(to, keys.to), P(0));
         }
       }
-      const Mat<const P> p_TQ{p_QT + skip, 1, LINE}, ds_TQ{ds_QT + skip, 1, LINE};
-      multiply_packed<P, P>(width - skip, V, rows, p_TQ, g_packed, dv_TV + (j + skip) * V, V, true);
-      multiply_packed<P, P>(width - skip, K, rows, ds_TQ, q_packed, dk_TK + (j + skip) * K, K, true);
-      multiply_packed<P, P>(rows, K, width, {ds_QT, LINE}, keys_TK[j], dq_QK, K, true, 1, packed);
+      const Mat<const P> p_TQ{p_QT + keys.from, 1, LINE}, ds_TQ{ds_QT + keys.from, 1, LINE};
+      multiply_packed<P, P>(size, V, rows, p_TQ, g_packed, dv_TV + (j + keys.from) * V, V, true);
+      multiply_packed<P, P>(size, K, rows, ds_TQ, q_packed, dk_TK + (j + keys.from) * K, K, true);
+      multiply_packed<P, P>(rows, K, size, {ds_QT + keys.from, LINE}, keys_TK[j] + keys.from * Tile<P>::COLS, dq_QK, K, true, 1,
+                            packed);
     }
     for (int64_t r = 0; r < rows; r++) {
       T* x = dq + (c.query(b, i + r, h) - c.q);
-      const int64_t angle = (i + r) * n.rope / 2;
+      const int64_t angle = c.angle(b, i + r);
       for (int64_t d = 0; d < n.nope; d++) x[d] = T(dq_QK[r * K + d]);
       rotate(n.rope, dq_QK + r * K + n.nope, c.cos + angle, c.sin + angle, true, x + n.nope);
     }

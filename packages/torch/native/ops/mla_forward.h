@@ -5,10 +5,11 @@
 
 namespace massif::mla {
 
-/// Row s[from, to) of a tile → p: e^(s − m), and zeros elsewhere in [0, width). Updates maximum m and sum l; returns the
-/// factor that what was summed before must shrink by. p may be s.
+/// Row s[from, to) of a tile → p: e^(s − m), and zeros elsewhere in `keys`. Updates maximum m and sum l; returns the factor
+/// that what was summed before must shrink by. p may be s.
 template <class S, class P>
-S softmax_row(const S* s, int64_t from, int64_t to, int64_t width, S& m, S& l, P* p) {
+S softmax_row(const S* s, Range seen, Range keys, S& m, S& l, P* p) {
+  const auto [from, to] = seen;
   constexpr int64_t L = LANES<S>;
   Vec<S> top = splat(-std::numeric_limits<S>::infinity()), sum = {};
   for (int64_t j = from; j < to; j += L) top = maximum<S>(top, keep<S>(load<S>(s + j), to - j, top[0]));
@@ -19,8 +20,8 @@ S softmax_row(const S* s, int64_t from, int64_t to, int64_t width, S& m, S& l, P
     sum += e;
     store<S>(p + j, e);
   }
-  for (int64_t j = 0; j < from; j++) p[j] = 0;
-  for (int64_t j = to; j < width; j++) p[j] = 0;
+  for (int64_t j = keys.from; j < from; j++) p[j] = 0;
+  for (int64_t j = std::max(to, keys.from); j < keys.to; j++) p[j] = 0;
   const S shrink = before == m ? S(1) : std::exp(before - m);
   l = l * shrink + lane_sum<S>(sum);
   return shrink;
@@ -51,21 +52,25 @@ S forward_head(const Call<T>& c, int64_t b, int64_t h, T* out, S* lse) {
   S top = -std::numeric_limits<S>::infinity();
   for (int64_t i = 0; i < n.T; i += QUERIES) {
     const int64_t rows = std::min(QUERIES, n.T - i), end = i + rows;
+    const Sight sight(c.documents, b, i, end);
     S m[QUERIES], l[QUERIES] = {};
     std::fill_n(m, rows, -std::numeric_limits<S>::infinity());
     std::fill_n(o_QV, rows * V, S(0));
     c.read_queries(b, h, i, end, q_QK);
-    for (int64_t j = c.first_key(b, i, end) / KEYS * KEYS; j < end; j += KEYS) {
-      const int64_t width = std::min(KEYS, end - j), packed = std::min(KEYS, n.T - j);
-      multiply_packed<P, P>(rows, width, K, {q_QK, K}, keys_KT[j], s_QT, LINE, false, S(n.scale));
+    for (int64_t j = sight.first() / KEYS * KEYS; j < end; j += KEYS) {
+      const Range keys = aligned<P>(sight.keys(j));
+      const int64_t size = keys.to - keys.from, packed = std::min(KEYS, n.T - j);
+      if (size == 0) continue;
+      multiply_packed<P, P>(rows, size, K, {q_QK, K}, keys_KT[j] + packed_size<P>(K, keys.from), s_QT + keys.from, LINE, false,
+                            S(n.scale));
       for (int64_t r = 0; r < rows; r++) {
-        const int64_t to = std::clamp<int64_t>(i + r + 1 - j, 0, width);
-        const int64_t from = std::clamp<int64_t>(c.first_key(b, i + r) - j, 0, to);
-        const S shrink = softmax_row(s_QT + r * LINE, from, to, width, m[r], l[r], p_QT + r * LINE);
+        S* s = s_QT + r * LINE;
+        const S shrink = softmax_row(s, c.seen(b, i + r, j, s), keys, m[r], l[r], p_QT + r * LINE);
         if (shrink != 1)
           for (int64_t d = 0; d < V; d++) o_QV[r * V + d] *= shrink;
       }
-      multiply_packed<P, P>(rows, V, width, {p_QT, LINE}, values_TV[j], o_QV, V, true, 1, packed);
+      multiply_packed<P, P>(rows, V, size, {p_QT + keys.from, LINE}, values_TV[j] + keys.from * Tile<P>::COLS, o_QV, V, true, 1,
+                            packed);
     }
     for (int64_t r = 0; r < rows; r++) {
       const S inverse = l[r] == 0 ? S(0) : 1 / l[r];  // a query that sees nothing gives zero

@@ -6663,9 +6663,9 @@ export interface OwnOperators {
   linear(x: Tensor, weight_OI: Tensor, dtype: DType | null): Tensor;
   linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, kw?: { ignore_index?: number }): Tensor;
   linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, target_N: Tensor, ignore_index: number): Tensor;
-  mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, kw: { nope: number; scale: number }): [Tensor, Tensor];
-  mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, nope: number, kw: { scale: number }): [Tensor, Tensor];
-  mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, nope: number, scale: number): [Tensor, Tensor];
+  mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, shared_BT2: Tensor | null, kw: { nope: number; scale: number }): [Tensor, Tensor];
+  mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, shared_BT2: Tensor | null, nope: number, kw: { scale: number }): [Tensor, Tensor];
+  mla_attention(q_BTHK: Tensor, kv_BTHX: Tensor, k_pe_BTR: Tensor, cos_TR2: Tensor, sin_TR2: Tensor, doc_start_BT: Tensor | null, shared_BT2: Tensor | null, nope: number, scale: number): [Tensor, Tensor];
   mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, kw: { block: number; kv_HXC: Tensor; nope: number; scale: number }): Tensor;
   mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, block: number, kw: { kv_HXC: Tensor; nope: number; scale: number }): Tensor;
   mla_decode(q_BTHK: Tensor, latent_BTC: Tensor, k_pe_BTR: Tensor, cos_NR2: Tensor, sin_NR2: Tensor, cache_SW: Tensor, table_BM: Tensor, position_BT: Tensor, block: number, kv_HXC: Tensor, kw: { nope: number; scale: number }): Tensor;

@@ -23,6 +23,9 @@ export interface Rows {
   targets: Int32Array;
   /** [B, T] for each position, the first position of its row that it may attend to. */
   docStart: Int32Array;
+  /** [B, T, 2] the stretch of its row, [from, to), that a position's document shares with others and sees besides itself;
+   *  absent where none does. */
+  shared?: Int32Array;
 }
 
 /** A stretch of one document: tokens [start, start + length) of the file. */

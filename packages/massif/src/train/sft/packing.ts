@@ -1,14 +1,12 @@
 /**
- * Examples packed into rows of T tokens: each whole in one row, the rest of a row padding that is no target. Every epoch
- * packs them anew in a seeded order (best fit), so rows have other mates each time. Attention stays within the example.
+ * Which examples a step has: as many as fit, each whole, into rows of T tokens. Every epoch packs them anew in a seeded order
+ * (best fit), so they have other mates each time. They are computed in one row (layout.ts).
  */
 import { createHash } from "node:crypto";
 import { MassifError, Random } from "../../common/index.ts";
-import { emptyRows, IGNORE, type Rows } from "../data/rows.ts";
+import type { Rows } from "../data/rows.ts";
 import type { Example } from "./examples.ts";
-
-/** A row's numbers of examples. */
-export type Packed = readonly (readonly number[])[];
+import { layOut } from "./layout.ts";
 
 /** Positions that an example takes: its last token is a target only. */
 const lengthOf = ({ ids }: Example): number => ids.length - 1;
@@ -28,26 +26,6 @@ export function pack(examples: readonly Example[], order: Iterable<number>, seqL
     }
     row.push(i);
     withRoom[room - length]!.push(row);
-  }
-  return rows;
-}
-
-/** Rows of packed examples. */
-export function writeRows(examples: readonly Example[], packed: Packed, seqLen: number): Rows {
-  const rows = emptyRows(packed.length, seqLen);
-  for (const [b, row] of packed.entries()) {
-    let at = b * seqLen;
-    const place = () => at - b * seqLen;
-    for (const i of row) {
-      const { ids, learn } = examples[i]!;
-      const n = ids.length - 1;
-      rows.docStart.fill(place(), at, at + n);
-      rows.ids.set(ids.subarray(0, n), at);
-      for (let k = 0; k < n; k++) rows.targets[at + k] = learn[k + 1] ? ids[k + 1]! : IGNORE;
-      at += n;
-    }
-    // Padding sees padding only.
-    rows.docStart.fill(place(), at, (b + 1) * seqLen);
   }
   return rows;
 }
@@ -109,7 +87,9 @@ export class PackedOrder {
       }
       packed.push(this.#rows[this.#row++]!);
     }
-    return { ...writeRows(this.#examples, packed, this.#seqLen), examples: packed.flat() };
+    const examples = packed.flat();
+    const [layout] = layOut(this.#examples, examples, rows * this.#seqLen);
+    return { ...layout!.rows, examples };
   }
 
   get state(): PackingState {

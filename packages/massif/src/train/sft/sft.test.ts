@@ -11,7 +11,7 @@ import { Model, ModelConfig, saveModel } from "../../model/index.ts";
 import { k2Specials, saveTokenizer, Tokenizer, tokenizerDigest } from "../../tokenizer/index.ts";
 import { IGNORE } from "../data/index.ts";
 import { CLOCK_KEYS, readRows } from "../run/index.ts";
-import { type Example, examplesOf, PackedOrder, pack, readConversation, SftRecipe, sft, writeRows } from "./index.ts";
+import { type Example, examplesOf, layOut, PackedOrder, pack, readConversation, SftRecipe, sft } from "./index.ts";
 
 const temporary = mkdtempSync(join(tmpdir(), "massif-sft-"));
 afterAll(() => rmSync(temporary, { recursive: true, force: true }));
@@ -119,13 +119,6 @@ test("tokens that were sampled are learned as they are, and only by their own to
 const example = (length: number, first = 0): Example => ({
   ids: Int32Array.from({ length }, (_, i) => first + i),
   learn: Uint8Array.from({ length }, (_, i) => Number(i > 1)),
-});
-
-test("rows: attention starts at the example, targets are what is learned, padding is none", () => {
-  const rows = writeRows([example(4, 10), example(3, 20)], [[0, 1], [1]], 6);
-  expect([...rows.ids]).toEqual([10, 11, 12, 20, 21, 0, 20, 21, 0, 0, 0, 0]);
-  expect([...rows.targets]).toEqual([-100, 12, 13, -100, 22, -100, -100, 22, -100, -100, -100, -100]);
-  expect([...rows.docStart]).toEqual([0, 0, 0, 3, 3, 5, 0, 0, 2, 2, 2, 2]);
 });
 
 test("packing loses and repeats nothing, fits, and leaves no two rows that would fit into one", () => {
@@ -315,7 +308,7 @@ test("padding and context carry no loss: the same rows with other context give t
       }),
       options,
     );
-  const targets = (user: string) => [...writeRows(of(user), [[0]], 256).targets].filter((t) => t !== IGNORE);
+  const targets = (user: string) => [...layOut(of(user), [0], 256)[0]!.rows.targets].filter((t) => t !== IGNORE);
   expect(targets("a")).toEqual(targets("quite another question"));
   expect(tokenizer.decode(targets("a"))).toBe("yes<|im_end|>");
 });

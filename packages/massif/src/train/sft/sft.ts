@@ -9,7 +9,8 @@ import { type Course, TrainingLoop } from "../loop.ts";
 import { openRun, runReport, type Section, writeReport } from "../run/index.ts";
 import type { Trainer } from "../trainer.ts";
 import { type Examples, type NamedExample, readExamples } from "./conversations.ts";
-import { type PackedBatch, PackedOrder, type PackingState, pack, writeRows } from "./packing.ts";
+import { layOut } from "./layout.ts";
+import { type PackedBatch, PackedOrder, type PackingState } from "./packing.ts";
 import type { SftRecipe } from "./recipe.ts";
 
 export interface SftOptions {
@@ -113,10 +114,8 @@ function courseOf(
 }
 
 function heldOutLoss(trainer: Trainer, examples: readonly NamedExample[], { batch }: SftRecipe): { evalLoss: number } {
-  const rows = pack(examples, examples.keys(), batch.seqLen);
-  let nll = 0;
-  for (let from = 0; from < rows.length; from += batch.rows)
-    nll += trainer.evaluate(writeRows(examples, rows.slice(from, from + batch.rows), batch.seqLen));
+  const layouts = layOut(examples, examples.keys(), batch.rows * batch.seqLen);
+  const nll = layouts.reduce((sum, { rows }) => sum + trainer.evaluate(rows), 0);
   return { evalLoss: nll / targetsOf(examples) };
 }
 
