@@ -256,8 +256,9 @@ export function decodePack(
   sizes: readonly number[],
   factors: readonly number[],
   narrow: boolean,
+  wide = false,
 ): Tensor {
-  return massif("decode_pack")(weights, sizes, factors, narrow) as Tensor;
+  return massif("decode_pack")(weights, sizes, factors, narrow, wide) as Tensor;
 }
 
 /** Packs weights of the same shapes into the same bytes. */

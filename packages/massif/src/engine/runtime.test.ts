@@ -16,7 +16,7 @@ test("a step is one operator, or goes block by block and says why; both say the 
   };
   const [path, ids] = await said(model);
   expect(path).toBe("one operator a step");
-  expect(await said(wide)).toEqual(["block by block: a model whose blocks compute in their own way", ids]);
+  expect(await said(wide)).toEqual(["one operator a step", ids]);
   expect((await said(double))[0]).toBe("block by block: weights in float64");
   usePlain(true);
   expect(await said(model)).toEqual(["block by block: ATen's operators (MASSIF_OPS=plain)", ids]);

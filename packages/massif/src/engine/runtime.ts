@@ -2,7 +2,7 @@
  * How an engine computes: the model, and which of two paths a step takes over it.
  *
  * Where the model can be packed, one operator computes a whole step (`PackedModel`): no calls between products, sums in one
- * order whatever the batch. Everywhere else (other devices and dtypes, attention in float64, MASSIF_OPS=plain:
+ * order whatever the batch. Everywhere else (other devices and dtypes, MASSIF_OPS=plain:
  * `PackedModel.obstacle`) it goes through the blocks (`BlockSteps`).
  */
 import { type DType, type Tensor, torch } from "@massif/torch";

@@ -33,10 +33,11 @@ export class PackedModel implements Steps {
   static obstacle({ config, parameters, by }: Model, narrow = false): string | undefined {
     const embedding = parameters.get("model.embed_tokens.weight")!;
     const { dtype, device } = embedding;
-    const { compute: _, ...own } = by; // What training computes in; decoding takes the weights as they are.
+    const { compute: _, wideAttention, ...own } = by; // What training computes in; decoding takes the weights as they are.
     if (Object.values(own).some(Boolean)) return "a model whose blocks compute in their own way";
     if (device !== "cpu") return `weights on ${device}`;
     if (dtype !== "float32" && dtype !== "bfloat16") return `weights in ${dtype}`;
+    if (wideAttention && (narrow || dtype === "bfloat16")) return "attention in float64 beside weights in bfloat16";
     if (!runsFused(embedding) && !runsNarrow(embedding)) return "ATen's operators (MASSIF_OPS=plain)";
     if (config.nGroup > 64) return `${config.nGroup} expert groups (64 at most)`;
     // Products in bfloat16 take values in pairs.
@@ -55,7 +56,7 @@ export class PackedModel implements Steps {
   }
 
   #pack(): Tensor {
-    const { config } = this.#model;
+    const { by, config } = this.#model;
     const narrow = this.#options.narrow ?? this.#model.parameter("lm_head.weight").dtype === "bfloat16";
     const sizes = [
       ...[config.numHiddenLayers, config.hiddenSize, config.numAttentionHeads, config.qkNopeHeadDim],
@@ -63,7 +64,7 @@ export class PackedModel implements Steps {
       ...[config.numExpertsPerTok, config.nGroup, config.topkGroup, config.vocabSize, Number(config.normTopkProb)],
     ];
     const factors = [softmaxScale(config), config.rmsNormEps, config.latentNormEps, config.routedScalingFactor];
-    return torch.keep(torch.tidy(() => decodePack(this.#weights(), sizes, factors, narrow)));
+    return torch.keep(torch.tidy(() => decodePack(this.#weights(), sizes, factors, narrow, by.wideAttention)));
   }
 
   /** Packs the weights again, after they have changed. */

@@ -63,6 +63,8 @@ test("reward rises; rollout and trainer agree at every step; a run in two parts 
   // Same weights, same process: only the order of sums differs, and in attention, which is in float64, not even that.
   expect(Math.max(...rows.map(({ mismatch }) => mismatch as number))).toBeLessThan(2e-6);
   expect(rows.map(({ routingEqual }) => routingEqual)).toEqual(rows.map(() => 1));
+  const events = readFileSync(join(model.folder, "whole", "events.jsonl"), "utf8");
+  expect(events).toContain('"event":"rollouts","step":0,"path":"one operator a step"');
 
   expect(await run("parts", {}, { stopAt: 3 })).toMatchObject({ step: 3, finished: false });
   expect(await run("parts", {}, { resume: true })).toMatchObject({ step: 6, finished: true });

@@ -145,6 +145,9 @@ class Gym implements Disposable {
       total: steps,
       from: this.#step,
     });
+    const { path } = this.#policy;
+    progress.print(`  rollouts: ${path}`);
+    this.#run.event({ event: "rollouts", step: this.#step, path });
     if (this.#step > 0) progress.print(`  resumed at step ${this.#step}`);
     else if (!readEvaluations(this.#run.dir).length) {
       await evaluateBaselines(this.#recipe, { dir: this.#run.dir, base: this.#options.base });

@@ -17,6 +17,8 @@ import { sequenceOf } from "./sequences.ts";
 interface Rolling extends Disposable {
   readonly player: LanguageModel;
   readonly version: number | string;
+  /** How a step is decoded, for people. */
+  readonly path: string;
   /** Takes the weights as they are now. */
   update(): Promise<void>;
   /** Finds no prefix any more of what was played before. */
@@ -51,6 +53,11 @@ export class Policy implements Disposable {
 
   get player(): LanguageModel {
     return this.#rolling.player;
+  }
+
+  /** How what is played is decoded, for people. */
+  get path(): string {
+    return this.#rolling.path;
   }
 
   /** After an evaluation: the next rollouts find no prefix of it. A resumed run has none, and what is cached is summed in
@@ -90,6 +97,7 @@ function inside(model: Model, recipe: RlRecipe, tokenizer: Tokenizer): Rolling {
   const update = async () => void (await engine.updateWeights());
   return {
     player: playerOf(engine, recipe),
+    path: engine.path,
     get version() {
       return engine.version;
     },
@@ -105,6 +113,7 @@ function outside(trainer: Trainer, recipe: RlRecipe, { tokenizer, dir }: PolicyO
   const engine = new OutsideEngine(rollouts!, { model: trainer.master, tokenizer, template, dir });
   return {
     player: engine,
+    path: `by the engine at ${rollouts!.url}`,
     get version() {
       return engine.version;
     },

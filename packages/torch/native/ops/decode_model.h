@@ -30,7 +30,8 @@ struct DecodeModel {
   static constexpr int64_t MAGIC = 0x6d61737369660001;
   int64_t magic, bytes;
   DecodeSizes n;
-  Format format;  // of activations: float32, or rounded to bfloat16 before a product
+  Format format;     // of activations: float32, or rounded to bfloat16 before a product
+  Format attention;  // of key and value: float64 where attention is computed in it, else as the others
   int64_t final_norm;
   Matrix head;
 

@@ -71,8 +71,8 @@ class Packing {
     layer.kv_in = matrix(n.W(), n.D);
     layer.kv_norm = vector(n.C);
     const Tensor kv = take({n.H * (n.nope + n.V), n.C});
-    layer.key = fill(kv, n.H, n.C, n.nope, {(n.nope + n.V) * n.C, 1, n.C}, 0);
-    layer.value = fill(kv, n.H, n.V, n.C, {(n.nope + n.V) * n.C, n.C, 1}, n.nope * n.C);
+    layer.key = fill(kv, n.H, n.C, n.nope, {(n.nope + n.V) * n.C, 1, n.C}, 0, model_.attention);
+    layer.value = fill(kv, n.H, n.V, n.C, {(n.nope + n.V) * n.C, n.C, 1}, n.nope * n.C, model_.attention);
     layer.out = matrix(n.D, n.H * n.V);
     layer.norm2 = vector(n.D);
     const bool dense = next_ + 1 >= weights_.size() || weights_[next_ + 1].dim() == 2;  // else the router's bias follows
@@ -131,6 +131,8 @@ class Packing {
         const Mat<const scalar_t> w_NK{from + i * strides[0] + first * strides[1], strides[1], strides[2]};
         if (m.format == Format::float32)
           pack<float, scalar_t>(K, panel.N, w_NK.t(), reinterpret_cast<float*>(base_ + panel.at));
+        else if (m.format == Format::float64)
+          pack<double, scalar_t>(K, panel.N, w_NK.t(), reinterpret_cast<double*>(base_ + panel.at));
         else
           pack_pairs<scalar_t>(panel, w_NK, base_ + panel.at);
       });
@@ -174,18 +176,21 @@ DecodeModel& model_of(Tensor& packed) {
   return *model;
 }
 
-/// sizes and factors: DecodeSizes in order. `narrow`: matrices in bfloat16, activations rounded to it before a product.
-Tensor decode_pack(at::TensorList weights, at::IntArrayRef sizes, at::ArrayRef<double> factors, bool narrow) {
+/// sizes and factors: DecodeSizes in order. `narrow`: matrices in bfloat16, activations rounded to it before a product;
+/// `wide`: attention in float64, over a cache in it.
+Tensor decode_pack(at::TensorList weights, at::IntArrayRef sizes, at::ArrayRef<double> factors, bool narrow, bool wide) {
   TORCH_CHECK(sizes.size() == 14 && factors.size() == 4, OP, ": found ", sizes.size(), " sizes and ", factors.size(),
               " factors, expected 14 and 4");
   const DecodeSizes n{sizes[0], sizes[1],  sizes[2],  sizes[3],  sizes[4],   sizes[5],   sizes[6],   sizes[7],  sizes[8],
                       sizes[9], sizes[10], sizes[11], sizes[12], sizes[13],  factors[0], factors[1], factors[2], factors[3]};
+  TORCH_CHECK(!narrow || !wide, OP, ": found attention in float64 beside bfloat16");
   TORCH_CHECK(!narrow || (n.D | n.nope | n.R | n.C | n.V | n.Q) % 2 == 0, OP, ": found an odd width, expected pairs");
   TORCH_CHECK(n.groups <= 64 && n.E % std::max<int64_t>(1, n.groups) == 0, OP, ": found ", n.E, " experts in ", n.groups, " groups");
   const auto bytes = at::TensorOptions().dtype(at::kByte);
   Tensor head = at::zeros({int64_t(sizeof(DecodeModel) + n.L * sizeof(DecodeLayer))}, bytes);
   auto* model = static_cast<DecodeModel*>(head.data_ptr());
-  *model = {DecodeModel::MAGIC, 0, n, narrow ? Format::bfloat16 : Format::float32};
+  const Format format = narrow ? Format::bfloat16 : Format::float32;
+  *model = {DecodeModel::MAGIC, 0, n, format, wide ? Format::float64 : format};
   Packing(weights, *model, nullptr).run();
   Tensor packed = at::empty({model->bytes}, bytes);
   std::memcpy(packed.data_ptr(), model, head.nbytes());
@@ -205,7 +210,7 @@ void decode_repack(Tensor packed, at::TensorList weights) {
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(massif, m) {
-  m.def("decode_pack(Tensor[] weights, int[] sizes, float[] factors, bool narrow) -> Tensor");
+  m.def("decode_pack(Tensor[] weights, int[] sizes, float[] factors, bool narrow, bool wide=False) -> Tensor");
   m.def("decode_repack(Tensor(a!) packed, Tensor[] weights) -> ()");
 }
 TORCH_LIBRARY_IMPL(massif, CompositeExplicitAutograd, m) {

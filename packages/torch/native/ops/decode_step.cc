@@ -1,5 +1,5 @@
 // One step of a whole model as it decodes: any number of sequences, each with any number of new rows, over a paged cache of
-// latents. Weights are packed (decode_pack.cc); what is computed stands in decode_layers.h.
+// latents. Weights are packed (decode_pack.cc); what is computed stands in decode_layers.h and decode_latent.h.
 //
 // A row's result depends on its own sequence alone: neither on the other rows, nor on how a sequence is cut into steps, nor
 // on the number of threads. No gradient.
@@ -58,8 +58,12 @@ std::tuple<Tensor, Tensor> decode_step(const Tensor& packed, const Tensor& embed
   check_shape(OP, "sin", sin, cos.sizes());
   TORCH_CHECK(embedding.scalar_type() == at::kFloat || embedding.scalar_type() == at::kBFloat16, OP, ": embedding is ",
               embedding.scalar_type(), ", expected float32 or bfloat16");
-  TORCH_CHECK(cos.scalar_type() == at::kFloat && sin.scalar_type() == at::kFloat && ids.scalar_type() == at::kInt, OP,
-              ": angles are float32, ids int32");
+  const bool wide = model.attention == Format::float64;
+  const at::ScalarType angles = wide ? at::kDouble : at::kFloat;
+  TORCH_CHECK(cos.scalar_type() == angles && sin.scalar_type() == angles && ids.scalar_type() == at::kInt, OP,
+              ": angles are ", angles, ", ids int32");
+  TORCH_CHECK(wide == (cache_LSW.scalar_type() == at::kDouble), OP, ": the cache is ", cache_LSW.scalar_type(),
+              wide ? ", expected float64, which attention was packed for" : ", expected float32 or bfloat16");
   for (const Tensor& t : {embedding, cos, sin, cache_LSW, ids, stretches_BX})
     TORCH_CHECK(t.is_contiguous(), OP, ": its inputs must have been made contiguous");
   const int64_t N = ids.numel();
@@ -74,16 +78,14 @@ std::tuple<Tensor, Tensor> decode_step(const Tensor& packed, const Tensor& embed
   for (int64_t l = 0; l < n.L; l++) mixtures += model.layer(l).router.N > 0;
   int64_t wanted = 0;
   for (const Stretch& s : stretches) wanted += s.wanted;
-  Tensor experts = at::empty({mixtures, N, n.k}, ids.options()), out = at::empty({wanted, hidden ? n.D : n.vocab}, cos.options());
+  Tensor experts = at::empty({mixtures, N, n.k}, ids.options()), out = at::empty({wanted, hidden ? n.D : n.vocab}, cos.options().dtype(at::kFloat));
   const auto run = [&]<class Cache>(Cache) {
+    const Latents<Cache> latents{cache_LSW.mutable_data_ptr<Cache>(), cache_LSW.size(1), block,
+                                 cos.const_data_ptr<Sum<Cache>>(), sin.const_data_ptr<Sum<Cache>>()};
     const StepTensors<Cache> given{id,
                                    embedding.const_data_ptr(),
                                    embedding.scalar_type() == at::kBFloat16,
-                                   cos.const_data_ptr<float>(),
-                                   sin.const_data_ptr<float>(),
-                                   cache_LSW.mutable_data_ptr<Cache>(),
-                                   cache_LSW.size(1),
-                                   block,
+                                   latents,
                                    out.mutable_data_ptr<float>(),
                                    hidden,
                                    experts.mutable_data_ptr<int32_t>()};
@@ -91,6 +93,7 @@ std::tuple<Tensor, Tensor> decode_step(const Tensor& packed, const Tensor& embed
     as_team(threads, [&](Team& team) { step.run(team); });
   };
   AT_DISPATCH_SWITCH(cache_LSW.scalar_type(), OP, AT_DISPATCH_CASE(at::kFloat, [&] { run(scalar_t()); })
+                                                      AT_DISPATCH_CASE(at::kDouble, [&] { run(scalar_t()); })
                                                       AT_DISPATCH_CASE(at::kBFloat16, [&] { run(scalar_t()); }));
   return {out, experts};
 }

@@ -2,6 +2,7 @@
 //
 // A panel is COLS outputs, in it k runs slowest, so a product reads it from end to end:
 //   float32    [K][COLS]
+//   float64    two of [K][COLS / 2], as gemm.h packs and multiplies them
 //   bfloat16   [K/2][COLS] pairs along k, as vdpbf16ps takes them
 //   int4       [K/32] groups of { scale bfloat16 [COLS], nibbles [16][COLS] }: w = scale · (nibble − 8); of a byte's two
 //              nibbles the lower is the even k. Whole numbers are exact in bfloat16; a group's sum is scaled in float32.
@@ -17,7 +18,7 @@
 
 namespace massif {
 
-enum class Format : int64_t { float32, bfloat16, int4 };
+enum class Format : int64_t { float32, bfloat16, int4, float64 };
 
 /// Two bfloat16, the first in the lower half.
 using Pair = uint32_t;
@@ -33,6 +34,7 @@ struct Matrix {
   int64_t panel_bytes() const {
     switch (format) {
       case Format::float32: return K * COLS * 4;
+      case Format::float64: return K * COLS * 8;
       case Format::bfloat16: return (K + 1) / 2 * COLS * 4;
       default: return K / GROUP * COLS * (2 + GROUP / 2);
     }

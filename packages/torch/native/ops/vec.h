@@ -162,9 +162,24 @@ inline Vec<float> exp(Vec<float> x) {
   std::memcpy(&scale, &power, sizeof scale);
   return under ? Vec<float>{} : p * scale;
 }
-inline Vec<double> exp(Vec<double> x) {  // for gradient checks
-  for (int64_t i = 0; i < LANES<double>; i++) x[i] = std::exp(x[i]);
-  return x;
+/// double: p is Taylor's of degree 13 (error below 2 ulp); 0 below −708, largest at 709.
+inline Vec<double> exp(Vec<double> x) {
+  const Vec<double> lowest = splat(-708.0), highest = splat(709.0), magic = splat(6755399441055744.0);  // 1.5·2⁵² rounds
+  const auto under = x < lowest;
+  x = under ? lowest : x;
+  x = x > highest ? highest : x;
+  const Vec<double> shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
+  const Vec<double> r = (x - n * 6.93147180369123816490e-1) - n * 1.90821492927058770002e-10;
+  Vec<double> p = splat(1.0 / 6227020800);
+  for (const double term : {479001600.0, 39916800.0, 3628800.0, 362880.0, 40320.0, 5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0})
+    p = p * r + 1 / term;
+  typedef int64_t Longs __attribute__((vector_size(VECTOR_BYTES)));
+  Longs power;  // n stands in the lowest bits of what was shifted
+  std::memcpy(&power, &shifted, sizeof power);
+  power = (power + 1023) << 52;
+  Vec<double> scale;
+  std::memcpy(&scale, &power, sizeof scale);
+  return under ? Vec<double>{} : p * scale;
 }
 
 /// σ(x) = 1 / (1 + e⁻ˣ).

@@ -6651,10 +6651,11 @@ export interface Functions {
 
 /** Massif's own operators (native/ops). */
 export interface OwnOperators {
-  decode_pack(weights: readonly Tensor[], kw: { sizes: readonly number[]; factors: readonly number[]; narrow: boolean }): Tensor;
-  decode_pack(weights: readonly Tensor[], sizes: readonly number[], kw: { factors: readonly number[]; narrow: boolean }): Tensor;
-  decode_pack(weights: readonly Tensor[], sizes: readonly number[], factors: readonly number[], kw: { narrow: boolean }): Tensor;
-  decode_pack(weights: readonly Tensor[], sizes: readonly number[], factors: readonly number[], narrow: boolean): Tensor;
+  decode_pack(weights: readonly Tensor[], kw: { sizes: readonly number[]; factors: readonly number[]; narrow: boolean; wide?: boolean }): Tensor;
+  decode_pack(weights: readonly Tensor[], sizes: readonly number[], kw: { factors: readonly number[]; narrow: boolean; wide?: boolean }): Tensor;
+  decode_pack(weights: readonly Tensor[], sizes: readonly number[], factors: readonly number[], kw: { narrow: boolean; wide?: boolean }): Tensor;
+  decode_pack(weights: readonly Tensor[], sizes: readonly number[], factors: readonly number[], narrow: boolean, kw?: { wide?: boolean }): Tensor;
+  decode_pack(weights: readonly Tensor[], sizes: readonly number[], factors: readonly number[], narrow: boolean, wide: boolean): Tensor;
   decode_repack(packed: Tensor, weights: readonly Tensor[]): void;
   decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, kw: { block: number; hidden?: boolean }): [Tensor, Tensor];
   decode_step(packed: Tensor, embedding_CD: Tensor, cos_PR: Tensor, sin_PR: Tensor, cache_LSW: Tensor, ids_N: Tensor, stretches_BX: Tensor, block: number, kw?: { hidden?: boolean }): [Tensor, Tensor];
