@@ -20,7 +20,7 @@ import {
 import { saveSafetensors, torch } from "../packages/torch/src/index.ts";
 import { alternate, begin, introduce, Peer } from "./harness.ts";
 import { agreement, checkAgreement, decided, peerConfig, preset } from "./presets.ts";
-import { profile, watchOperators } from "./profile.ts";
+import { profile } from "./profile.ts";
 
 const { own, ...settings } = await begin({
   preset: { type: "string", default: "small" },
@@ -32,7 +32,6 @@ const { own, ...settings } = await begin({
 });
 const { config } = preset(own.preset);
 const [length, fresh] = [Number(own.prompt), Number(own.new)];
-if (own.profile) watchOperators();
 
 const folder = mkdtempSync(join(tmpdir(), "massif-bench-"));
 const weights = join(folder, "model.safetensors");

@@ -17,7 +17,7 @@ import { type Rows, Trainer } from "../packages/massif/src/train/index.ts";
 import { linear, saveSafetensors, torch } from "../packages/torch/src/index.ts";
 import { alternate, begin, introduce, median, Peer } from "./harness.ts";
 import { peerConfig, preset } from "./presets.ts";
-import { profile, watchOperators } from "./profile.ts";
+import { productsOfStep, profile } from "./profile.ts";
 
 const { own, ...settings } = await begin({
   preset: { type: "string", default: "small" },
@@ -31,7 +31,6 @@ const precision = own.precision === "bfloat16" ? "bfloat16" : "float32";
 const tokens = batch * seqLen;
 /** Steps of a round: about a second, since the meter counts in ticks of 10 ms. */
 const steps = own.preset === "small" ? 6 : 1;
-if (own.profile) watchOperators();
 
 const folder = mkdtempSync(join(tmpdir(), "massif-bench-"));
 const weights = join(folder, "model.safetensors");
@@ -63,24 +62,30 @@ function step(ids: number[][]): number {
   return gradients.loss;
 }
 
-/** GFLOP/s of a 1024 × 1024 product here and now: the best of half a second each of ATen's and our own. */
-function peak(dtype: "float32" | "bfloat16"): number {
+/** GFLOP/s of a 1024 × 1024 product here and now, by the clock or by CPU time: the best of half a second each of ATen's
+ *  and our own. */
+function peak(dtype: "float32" | "bfloat16", now: () => number = () => performance.now()): number {
   using _ = torch.scope();
   const [a, b] = [torch.randn([1024, 1024], { dtype }), torch.randn([1024, 1024], { dtype })];
   let best = Infinity;
   for (const product of [torch.linear, linear])
-    for (const end = performance.now() + 500; performance.now() < end; ) {
-      const began = performance.now();
+    for (const end = now() + 500; now() < end; ) {
+      const began = now();
       product(a, b).dispose();
-      best = Math.min(best, performance.now() - began);
+      best = Math.min(best, now() - began);
     }
   return (2 * 1024 ** 3) / best / 1e6;
 }
+const cpuTime = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1e3;
+};
 
 if (own.profile) {
   const ids = draw(random);
   step(ids);
-  profile(`step, ${own.preset}, ${precision}`, 2 * steps, () => step(ids));
+  const flops = { ...productsOfStep(config, batch, seqLen), muon_update_: trainer.optimizer.newtonSchulzFlops };
+  profile(`step, ${own.preset}, ${precision}`, 4 * steps, () => step(ids), { flops, peak: peak(precision, cpuTime) });
 } else {
   await compare();
 }

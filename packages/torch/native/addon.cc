@@ -14,6 +14,7 @@ namespace massif {
 void defineDispatch(napi_env env, napi_value exports);
 void defineData(napi_env env, napi_value exports);
 void defineAutograd(napi_env env, napi_value exports);
+void defineProfile(napi_env env, napi_value exports);
 
 namespace {
 
@@ -138,5 +139,6 @@ NAPI_MODULE_INIT() {
   defineDispatch(env, exports);
   defineData(env, exports);
   defineAutograd(env, exports);
+  defineProfile(env, exports);
   return exports;
 }

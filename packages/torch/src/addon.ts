@@ -60,6 +60,9 @@ export interface Addon {
   setGrad(h: Handle, grad: Handle | null): void;
   gradMode(on?: boolean): boolean;
   grad(...args: GradArguments): (Handle | null)[];
+  watch(on: true): void;
+  /** Calls and CPU milliseconds of each operator and backward node since `watch(true)`. */
+  watch(on: false): [name: string, calls: number, ms: number][];
   gradAsync(...args: GradArguments): Promise<(Handle | null)[]>;
 }
 
