@@ -171,8 +171,18 @@ inline Vec<double> exp(Vec<double> x) {
   const Vec<double> shifted = x * 1.4426950408889634 + magic, n = shifted - magic;
   const Vec<double> r = (x - n * 6.93147180369123816490e-1) - n * 1.90821492927058770002e-10;
   Vec<double> p = splat(1.0 / 6227020800);
-  for (const double term : {479001600.0, 39916800.0, 3628800.0, 362880.0, 40320.0, 5040.0, 720.0, 120.0, 24.0, 6.0, 2.0, 1.0, 1.0})
-    p = p * r + 1 / term;
+  p = p * r + 1.0 / 479001600;
+  p = p * r + 1.0 / 39916800;
+  p = p * r + 1.0 / 3628800;
+  p = p * r + 1.0 / 362880;
+  p = p * r + 1.0 / 40320;
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 1.0 / 2;
+  p = p * (r * r) + r + 1.0;
   typedef int64_t Longs __attribute__((vector_size(VECTOR_BYTES)));
   Longs power;  // n stands in the lowest bits of what was shifted
   std::memcpy(&power, &shifted, sizeof power);
