@@ -23,9 +23,6 @@ export function usePlain(on: boolean): void {
   plain = on;
 }
 
-/** Whether they are off. */
-export const isPlain = (): boolean => plain;
-
 /** Which path `x` would take. */
 export const runsFused = (x: Tensor): boolean =>
   !plain && x.device === "cpu" && (x.dtype === "float32" || x.dtype === "float64");
@@ -38,6 +35,12 @@ const runsOwn = (x: Tensor): boolean => runsFused(x) || runsNarrow(x);
 export const hasTiles = (): boolean => (tiles ??= cpuFeatures().features.includes("amx_bf16"));
 let tiles: boolean | undefined;
 
+/** What products are fastest in on a device: bfloat16 where its units multiply that, else float32. */
+export const fastestProducts = (device: string): "float32" | "bfloat16" =>
+  device.startsWith("cuda") || (device === "cpu" && !plain && cpuFeatures().features.includes("avx512_bf16"))
+    ? "bfloat16"
+    : "float32";
+
 const cast = (x: Tensor, dtype: DType): Tensor => (x.dtype === dtype ? x : x.to(dtype));
 
 const own = new Map<string, Operator>();
@@ -46,6 +49,13 @@ const massif = (name: string): Operator => {
   if (!op) own.set(name, (op = operator(`massif::${name}`)));
   return op;
 };
+
+/** The path that float32 and bfloat16 take on this CPU: what the add-on was compiled for, which is what the CPU has. */
+export function operatorPath(): string {
+  if (plain) return "plain: ATen's, since MASSIF_OPS=plain";
+  const path = massif("path")() as unknown as string;
+  return `our own: ${path}${hasTiles() ? "; dense bfloat16 products by oneDNN, which has the CPU's AMX" : ""}`;
+}
 
 /** The dtype in which statistics are kept: float32, or float64 for float64. */
 const wide = (x: Tensor) => (x.dtype === "float64" ? "float64" : "float32");

@@ -6,9 +6,8 @@ import { buildTools, builtAddon, cpuFeatures, opsFlags, planBuild, requireTools 
 import type { Env } from "./cache.ts";
 import { TorchError } from "./error.ts";
 import { searchTorch, type TorchInstall, torchMissing } from "./find.ts";
-import { hasTiles, isPlain } from "./fused.ts";
+import { operatorPath } from "./fused.ts";
 import { loadAddon } from "./load.ts";
-import { operator } from "./overloads.ts";
 import { activePython, askPython } from "./python.ts";
 
 /** Something that keeps torch from working, and the way out. */
@@ -89,19 +88,12 @@ export function torchReport(env: Env = process.env): TorchReport {
       available: availableParallelism(),
       features: Object.fromEntries(FEATURES.map((name) => [name, features.includes(name)])),
     },
-    operators: addon ? operators() : null,
+    operators: addon ? operatorPath() : null,
     runtime: addon ? { ...addon.info(), threads: addon.threads() } : null,
     nvidia: existsSync("/dev/nvidiactl"),
     python: python ? { ...python, torch: python.torch ?? null } : null,
     problems,
   };
-}
-
-/** The path that float32 and bfloat16 take on this CPU: what the add-on was compiled for, which is what the CPU has. */
-function operators(): string {
-  if (isPlain()) return "plain: ATen's, since MASSIF_OPS=plain";
-  const path = operator("massif::path")() as unknown as string;
-  return `our own: ${path}${hasTiles() ? "; dense bfloat16 products by oneDNN, which has the CPU's AMX" : ""}`;
 }
 
 const REBUILD =

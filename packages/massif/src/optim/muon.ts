@@ -33,7 +33,7 @@ export interface MuonOptions {
   /** Feed G + μ·M to Newton–Schulz (Moonlight's code) rather than M (K2's Algorithm 1). */
   nesterov: boolean;
   /** The dtype of Newton–Schulz's products. bfloat16 pays on processors that multiply it. */
-  newtonSchulz: "float32" | "bfloat16";
+  newtonSchulz: "float32" | "bfloat16" | null;
 }
 
 /** One step on a stack of matrices, in place on `w` and `momentum`. Of ATen operators: the twin of `muonSteps`. */

@@ -26,7 +26,11 @@ export const MuonClipConfig = z.strictObject({
     .boolean()
     .default(true)
     .describe("Moonlight's code feeds G + μM to Newton–Schulz, K2's Algorithm 1 feeds M"),
-  newtonSchulz: z.enum(["float32", "bfloat16"]).default("float32").describe("Dtype of the Newton–Schulz iteration"),
+  newtonSchulz: z
+    .enum(["float32", "bfloat16"])
+    .nullable()
+    .default(null)
+    .describe("Dtype of the Newton–Schulz iteration; null: what products are computed in"),
   betas: z.tuple([z.number(), z.number()]).default([0.9, 0.95]).describe("AdamW's betas"),
   eps: z.number().positive().default(1e-8).describe("AdamW's epsilon"),
   gradClip: z.number().positive().nullable().default(1).describe("Largest global gradient norm; null for none"),

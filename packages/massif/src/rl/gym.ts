@@ -3,11 +3,11 @@
  * from verifiers, updates, new weights to the engine, again. A run that was killed and resumed goes on to the bit.
  */
 import { join, resolve } from "node:path";
-import { torch } from "@massif/torch";
 import { count, MassifError, type Progress, Random } from "../common/index.ts";
 import { loadModel } from "../model/index.ts";
 import { loadTokenizer, saveTokenizer, type Tokenizer } from "../tokenizer/index.ts";
 import {
+  computingFacts,
   openRun,
   type PackedOrder,
   type PackingState,
@@ -73,7 +73,7 @@ export async function gym(recipe: RlRecipe, options: GymOptions): Promise<GymRes
     resume: options.resume ?? false,
     mayChange: ["checkpoint", "evaluation"],
     keep: recipe.checkpoint.keep,
-    facts: { seed: recipe.seed, device: recipe.device, torch: torch.info().torch, threads: torch.getNumThreads() },
+    facts: computingFacts(recipe),
     warn: (text) => progress.print(text),
   });
   const tokenizer = await loadTokenizer(resolve(base, recipe.model));

@@ -1,6 +1,7 @@
 export * from "./data/index.ts";
 export * from "./guard.ts";
 export * from "./loop.ts";
+export * from "./precision.ts";
 export * from "./pretrain.ts";
 export * from "./recipe.ts";
 export * from "./run/index.ts";

@@ -9,6 +9,7 @@ import { wsd } from "../optim/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { Rows } from "./data/index.ts";
 import { Guard } from "./guard.ts";
+import { precisionOf } from "./precision.ts";
 import type { TrainingConfig } from "./recipe.ts";
 import type { Run, Sample } from "./run/index.ts";
 import { readSnapshot, writeSnapshot } from "./snapshot.ts";
@@ -56,7 +57,7 @@ export interface LoopResult {
 
 const trainerConfig = (config: TrainingConfig): TrainerConfig => ({
   optimizer: config.optimizer,
-  precision: config.precision,
+  precision: precisionOf(config),
   activations: config.activations,
   balanceLoss: config.balance.loss,
 });
@@ -80,7 +81,7 @@ export class TrainingLoop<B extends Rows, S> implements Disposable {
     this.#run = run;
     this.#options = options;
     this.#guard = new Guard(config.guard);
-    this.#peakFlops = peakFlops(config.precision, config.device);
+    this.#peakFlops = peakFlops(precisionOf(config), config.device);
     this.#trainer = run.resumed ? this.#restore(run.resumed.dir) : new Trainer(course.fresh(), trainerConfig(config));
   }
 

@@ -2,13 +2,13 @@
  * Pre-training from a recipe: text in, a model that writes out. One process, one device; every step is reproducible, and
  * a run that was killed and resumed goes on to the bit.
  */
-import { torch } from "@massif/torch";
 import { count, type Progress, Random } from "../common/index.ts";
 import { generate, Model, ModelConfig, modelSize } from "../model/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import { type Corpus, prepareCorpus } from "./corpus.ts";
 import { type Batch, bitsPerByte, type EvaluationBatch, type OrderState } from "./data/index.ts";
 import { type Course, TrainingLoop } from "./loop.ts";
+import { computingFacts } from "./precision.ts";
 import type { Recipe } from "./recipe.ts";
 import { openRun, runReport, type Sample, writeReport } from "./run/index.ts";
 import type { Trainer } from "./trainer.ts";
@@ -39,7 +39,7 @@ export async function pretrain(recipe: Recipe, options: PretrainOptions): Promis
     resume: options.resume ?? false,
     mayChange: ["logging", "samples", "checkpoint", "evaluation.every"],
     keep: recipe.checkpoint.keep,
-    facts: { seed: recipe.seed, device: recipe.device, torch: torch.info().torch, threads: torch.getNumThreads() },
+    facts: computingFacts(recipe),
     warn: (text) => progress.print(text),
   });
   const corpus = await prepareCorpus(recipe, options.base, dir, progress);

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { ModelConfig, routingFits } from "../model/index.ts";
 import { MuonClipConfig, ScheduleConfig } from "../optim/index.ts";
 import { DataConfig, SplitConfig } from "./data/index.ts";
+import { PrecisionConfig } from "./precision.ts";
 
 const { vocabSize: _, ...modelShape } = ModelConfig.shape;
 const every = (steps: number) => z.int().positive().default(steps);
@@ -22,10 +23,9 @@ export const trainingShape = {
     .prefault({}),
   optimizer: MuonClipConfig.prefault({}),
   schedule: ScheduleConfig.prefault({}),
-  precision: z
-    .enum(["float32", "bfloat16"])
-    .default("float32")
-    .describe("What products are computed in; masters stay float32"),
+  precision: PrecisionConfig.default("float32").describe(
+    "What products are computed in; masters stay float32. fastest: bfloat16 where the device multiplies it, else float32",
+  ),
   activations: z
     .enum(["keep", "recompute"])
     .default("keep")

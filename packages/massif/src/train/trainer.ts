@@ -6,12 +6,13 @@ import { type Tensor, torch } from "@massif/torch";
 import { expertLoad, Model, modelSize, updateRouterBias } from "../model/index.ts";
 import { MuonClip, type MuonClipConfig } from "../optim/index.ts";
 import { IGNORE, type Rows } from "./data/index.ts";
+import type { Precision } from "./precision.ts";
 import { type Activations, accumulate, Tape, type Trained } from "./tape.ts";
 
 export interface TrainerConfig {
   optimizer: MuonClipConfig;
   /** What products are computed in; masters and their gradients, residual stream, norms, router and losses stay float32. */
-  precision: "float32" | "bfloat16";
+  precision: Precision;
   activations: Activations;
   /** In float64 attention gives the bits that an engine over the same model gives. Default: as its inputs. */
   attention?: "float64";
@@ -65,7 +66,8 @@ export class Trainer {
   constructor(model: Model, config: TrainerConfig) {
     this.config = config;
     this.master = model;
-    this.optimizer = new MuonClip(model, config.optimizer);
+    const { optimizer, precision } = config;
+    this.optimizer = new MuonClip(model, { ...optimizer, newtonSchulz: optimizer.newtonSchulz ?? precision });
     this.model = new Model(model.config, new Map(model.parameters), {
       compute: config.precision === model.parameter("lm_head.weight").dtype ? undefined : config.precision,
       wideAttention: config.attention === "float64",

@@ -1,11 +1,11 @@
 /** Supervised fine-tuning (K2 report §3.1: the optimizer of pre-training, Muon, goes on): conversations in, a model that
  *  writes as the assistant in them does. The loss is on what the model must write, and on nothing else. */
 import { join, resolve } from "node:path";
-import { torch } from "@massif/torch";
 import { count, MassifError, type Progress } from "../../common/index.ts";
 import { loadModel, type Model, modelSize } from "../../model/index.ts";
 import { loadTokenizer, saveTokenizer, type Tokenizer } from "../../tokenizer/index.ts";
 import { type Course, TrainingLoop } from "../loop.ts";
+import { computingFacts } from "../precision.ts";
 import { openRun, runReport, type Section, writeReport } from "../run/index.ts";
 import type { Trainer } from "../trainer.ts";
 import { type Examples, type NamedExample, readExamples } from "./conversations.ts";
@@ -50,7 +50,7 @@ export async function sft(recipe: SftRecipe, options: SftOptions): Promise<SftRe
     resume: options.resume ?? false,
     mayChange: ["logging", "checkpoint", "evaluation.every", "rollouts", "rounds"],
     keep: recipe.checkpoint.keep,
-    facts: { seed: recipe.seed, device: recipe.device, torch: torch.info().torch, threads: torch.getNumThreads() },
+    facts: computingFacts(recipe),
     warn: (text) => progress.print(text),
   });
   const folder = resolve(base, recipe.model);
