@@ -12,7 +12,7 @@ import type { Environment, Origin } from "./environment.ts";
 import { type Splits, splits } from "./episode.ts";
 import { diff } from "./state.ts";
 import type { Verdict } from "./verdict.ts";
-import { WorldEnvironment } from "./world-environment.ts";
+import type { WorldEnvironment } from "./world-environment.ts";
 
 /** Gives the next message of one episode, from everything said so far. */
 export type Turn = (messages: readonly Message[]) => AssistantMessage;
@@ -94,7 +94,7 @@ export function record(env: WorldEnvironment, { messages, tools, verdict }: Play
       policies: env.world.rules.map((r) => r.id),
     },
     verification: {
-      initialHash: initialHash(env),
+      initialHash: env.stateHash(inside.task.initial),
       finalHash: env.stateHash(),
       diff: diff(inside.task.initial, inside.progress.state, env.world.logs).map(
         ({ entity, key, field, before, after }) => ({
@@ -116,10 +116,4 @@ export function record(env: WorldEnvironment, { messages, tools, verdict }: Play
       },
     },
   });
-}
-
-function initialHash(env: WorldEnvironment): string {
-  const start = new WorldEnvironment(env.world, env.origin().split);
-  start.reset(env.origin().seed);
-  return start.stateHash();
 }

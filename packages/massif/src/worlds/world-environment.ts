@@ -164,8 +164,8 @@ export class WorldEnvironment implements Environment<Progress> {
   }
 
   /** SHA-256 of the state alone, logs left out. */
-  stateHash(): string {
-    return digest(this.#counted(this.inside.progress.state));
+  stateHash(state = this.inside.progress.state): string {
+    return digest(this.#counted(state));
   }
 
   #counted(state: State): State {

@@ -4,6 +4,8 @@ import type { Tokenizer } from "../../tokenizer/index.ts";
 import type { Generation } from "../generation.ts";
 import type { GeneratedToken, PromptToken } from "../request.ts";
 
+const decoder = new TextDecoder();
+
 export function tokenInfo(
   tokenizer: Tokenizer,
   { id, logprob, top, experts }: GeneratedToken,
@@ -13,7 +15,7 @@ export function tokenInfo(
     const bytes = bytesOf(tokenizer, id);
     return {
       ...(tokenIds && { id }),
-      text: new TextDecoder().decode(bytes),
+      text: decoder.decode(bytes),
       bytes: Array.from(bytes),
       ...(logprobs !== undefined && { logprob }),
     };
@@ -27,7 +29,6 @@ export function tokenInfo(
 
 /** Of a prompt's tokens, as vLLM tells them: each with the likeliest in its place; nothing of the first. */
 export function promptLogprobs(tokenizer: Tokenizer, tokens: readonly PromptToken[]): PromptLogprobs {
-  const decoder = new TextDecoder();
   const row = (id: number, logprob: number, rank: number) =>
     [String(id), { logprob, rank, decoded_token: decoder.decode(bytesOf(tokenizer, id)) }] as const;
   return Array.from(tokens, (token) => {
