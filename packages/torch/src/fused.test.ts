@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, expect, test } from "vitest";
 import {
+  chooseExperts,
   type DType,
   linear,
   linearCrossEntropy,
@@ -156,6 +157,39 @@ test("linearCrossEntropy of logits that would overflow is finite", () => {
     usePlain(plain);
     expect(linearCrossEntropy(x, w, torch.tensor([1])).toArray()).toEqual([2000]);
   }
+});
+
+test.for(["float32", "bfloat16"] as const)(
+  "linearCrossEntropy in %s: no bit depends on the number of threads",
+  (dtype) => {
+    const inputs = [randn([1100, 20], dtype), randn([1300, 20], "float32").to(dtype)];
+    const target_N = torch.randint(0, 1300, [1100]);
+    const threads = torch.getNumThreads();
+    const [alone, together] = [1, 3].map((count) => {
+      torch.setNumThreads(count);
+      const leaves = inputs.map((t) => t.detach().clone());
+      for (const leaf of leaves) leaf.requiresGrad = true;
+      const nll_N = linearCrossEntropy(leaves[0]!, leaves[1]!, target_N);
+      return [nll_N, ...torch.grad(nll_N.sum(), leaves)];
+    });
+    torch.setNumThreads(threads);
+    for (const [i, one] of alone!.entries()) expect(torch.equal(one!, together![i]!)).toBe(true);
+  },
+);
+
+test.for(
+  each([
+    { N: 1, E: 1, k: 1, normalize: true },
+    { N: 300, E: 16, k: 2, normalize: true },
+    { N: 5, E: 7, k: 7, normalize: false },
+  ]),
+)("chooseExperts, %s, %o", ([dtype, { N, E, k, normalize }]) => {
+  const bias_E = randn([E], dtype);
+  agree(dtype, [torch.rand([N, E], { dtype })], ([scores_NE]) => {
+    const choice_NE = scores_NE!.detach().add(bias_E);
+    const [idx_Nk, w_Nk] = chooseExperts(scores_NE!, choice_NE, k, { normalize, scale: 2.5 });
+    return torch.zeros_like(scores_NE!).scatter(1, idx_Nk, w_Nk); // in whichever order they come
+  });
 });
 
 test.for(

@@ -4,11 +4,11 @@
 //   δ_nv = g_n (e^(z_nv − lse_n) − [v = target_n])      dx_n = Σ_v δ_nv w_v      dw_v = Σ_n δ_nv x_n
 //
 // Tiles of ROWS × WORDS stay in the second cache; only lse is kept and the backward computes z again, which costs less
-// than writing and reading N·V floats. A thread owns a slice of the vocabulary: it adds to its own rows of dw and to
-// its own copy of dx for CHUNK rows; the copies are then summed in order, so the last bits of dx depend on the number
-// of threads (never on the run). Logits, lse and dw are sums, and w may be float beside a bfloat16 x. V vocabulary, D
-// width.
+// than writing and reading N·V floats. It goes by CHUNK rows and as many words as keep the threads busy: first each
+// thread makes δ of its words, and their rows of dw; then of its rows dx. Logits, lse and dw are sums, and w may be float
+// beside a bfloat16 x. Nothing depends on the number of threads. V vocabulary, D width.
 #include "op.h"
+#include "parallel_gemm.h"
 
 #include <limits>
 #include <vector>
@@ -17,6 +17,7 @@ namespace massif {
 namespace {
 
 constexpr int64_t ROWS = 96, WORDS = 256, CHUNK = 1024;
+constexpr int64_t SPAN = 4;  // tiles of the vocabulary at once, or a multiple: products sum as many words before they add
 constexpr int64_t LINE = WORDS + 16;  // row stride of a tile, off the power of two
 
 /// log Σ e^z of one row.
@@ -62,29 +63,23 @@ void delta_row(int64_t words, const S* z, S lse, S g, int64_t target, P* delta) 
   if (here) delta[target] = P(at_target);
 }
 
-/// dw (this tile's rows) and dx gain what N rows of x and this tile of the vocabulary give.
-template <class T, class W, class S>
-void backward_tile(int64_t N, int64_t D, int64_t first, int64_t words, const T* x, const W* w, const int64_t* target,
-                   const S* lse, const S* g, S* dx, S* dw) {
-  using P = Panel<T>;
+/// δ of N rows and one tile of the vocabulary, `line` from row to row, and what they give this tile's rows of dw.
+/// `x_packed` is x as a right operand.
+template <class T, class W, class S, class P = Panel<T>>
+void backward_tile(int64_t N, int64_t D, int64_t first, int64_t words, const T* x, const P* x_packed, const W* w,
+                   const int64_t* target, const S* lse, const S* g, P* delta, int64_t line, S* dw) {
   static thread_local Scratch<S> sums;
   static thread_local Scratch<P> scratch;
-  const int64_t w_size = packed_size<P>(D, WORDS), w_rows_size = packed_size<P>(WORDS, D);
-  S* z = sums.get(ROWS * LINE);
-  P* w_DV = scratch.get(w_size + w_rows_size + packed_size<P>(ROWS, D) + ROWS * LINE);
-  P *w_VD = w_DV + w_size, *x_ND = w_VD + w_rows_size, *delta = x_ND + packed_size<P>(ROWS, D);
-  if constexpr (std::is_same_v<P, S>) delta = z;
+  P* w_DV = scratch.get(packed_size<P>(D, WORDS));
   pack<P, W>(D, words, {w + first * D, 1, D}, w_DV);
-  pack<P, W>(words, D, {w + first * D, D}, w_VD);
   for (int64_t n = 0; n < N; n += ROWS) {
     const int64_t rows = std::min(ROWS, N - n);
+    S* z = sums.get(ROWS * LINE);
     multiply_packed<P, T>(rows, words, D, {x + n * D, D}, w_DV, z, LINE);
     for (int64_t r = 0; r < rows; r++)
-      delta_row(words, z + r * LINE, lse[n + r], g[n + r], target[n + r] - first, delta + r * LINE);
-    pack<P, T>(rows, D, {x + n * D, D}, x_ND);
-    multiply_packed<P, P>(words, D, rows, {delta, 1, LINE}, x_ND, dw, D, true);
-    multiply_packed<P, P>(rows, D, words, {delta, LINE}, w_VD, dx + n * D, D, true);
+      delta_row(words, z + r * LINE, lse[n + r], g[n + r], target[n + r] - first, delta + (n + r) * line);
   }
+  multiply_packed<P, P>(words, D, N, {delta, 1, line}, x_packed, dw + first * D, D, true);
 }
 
 /// nll [N] and lse [N] in the type of sums.
@@ -114,28 +109,34 @@ std::pair<Tensor, Tensor> forward(const Tensor& x, const Tensor& w, const Tensor
 /// dx and dw from g [N], zero where the target is ignored.
 std::pair<Tensor, Tensor> backward(const Tensor& x, const Tensor& w, const Tensor& target, const Tensor& lse,
                                    const Tensor& g) {
-  const int64_t N = x.size(0), D = x.size(1), V = w.size(0), tiles = blocks_of(V, WORDS);
-  const int64_t slices = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), tiles));
+  const int64_t N = x.size(0), D = x.size(1), V = w.size(0), chunk = std::min(N, CHUNK);
+  const int64_t width = std::min(blocks_of(V, WORDS), blocks_of(at::get_num_threads(), SPAN) * SPAN) * WORDS;
+  const int64_t line = width + 32;  // off the power of two
   const auto sums = x.options().dtype(sum_type(x));
-  Tensor dx = at::empty({N, D}, sums), dw = at::zeros({V, D}, sums);
-  Tensor copies = at::empty({slices, std::min(N, CHUNK), D}, sums);
+  Tensor dx = at::zeros({N, D}, sums), dw = at::zeros({V, D}, sums);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kBFloat16, at::kHalf, x.scalar_type(), "massif::linear_cross_entropy", [&] {
     using S = Sum<scalar_t>;
+    using P = Panel<scalar_t>;
+    const auto operands = x.options().dtype(c10::CppTypeToScalarType<P>::value);
+    Tensor delta = at::empty({chunk, line}, operands), packed = at::empty({packed_size<P>(chunk, D)}, operands);
+    P *delta_NV = delta.mutable_data_ptr<P>(), *x_packed = packed.mutable_data_ptr<P>();
+    S *dx_ND = dx.mutable_data_ptr<S>(), *dw_VD = dw.mutable_data_ptr<S>();
     for (int64_t n = 0; n < N; n += CHUNK) {
       const int64_t rows = std::min(CHUNK, N - n);
-      copies.zero_();
-      with_data<scalar_t>(w, [&](const auto* w_VD) {
-        parallel_blocks(slices, 1, [&](int64_t slice, int64_t, int64_t) {
-          for (int64_t tile = slice * tiles / slices; tile < (slice + 1) * tiles / slices; tile++) {
-            const int64_t from = tile * WORDS;
-            backward_tile(rows, D, from, std::min(WORDS, V - from), x.const_data_ptr<scalar_t>() + n * D, w_VD,
-                          target.const_data_ptr<int64_t>() + n, lse.const_data_ptr<S>() + n, g.const_data_ptr<S>() + n,
-                          copies[slice].template mutable_data_ptr<S>(), dw.mutable_data_ptr<S>() + from * D);
-          }
-        });
+      const scalar_t* x_ND = x.const_data_ptr<scalar_t>() + n * D;
+      parallel_blocks(D, Tile<P>::COLS, [&](int64_t, int64_t from, int64_t to) {
+        pack<P, scalar_t>(rows, to - from, {x_ND + from, D}, x_packed + packed_size<P>(rows, from));
       });
-      Tensor out = dx.narrow(0, n, rows);
-      at::sum_out(out, copies.narrow(1, 0, rows), 0);
+      with_data<scalar_t>(w, [&]<class W>(const W* w_VD) {
+        for (int64_t v = 0; v < V; v += width) {
+          const int64_t words = std::min(width, V - v);
+          parallel_blocks(words, WORDS, [&](int64_t, int64_t from, int64_t to) {
+            backward_tile(rows, D, v + from, to - from, x_ND, x_packed, w_VD, target.const_data_ptr<int64_t>() + n,
+                          lse.const_data_ptr<S>() + n, g.const_data_ptr<S>() + n, delta_NV + from, line, dw_VD);
+          });
+          parallel_multiply<P, P, W>(rows, D, words, {delta_NV, line}, {w_VD + v * D, D}, dx_ND + n * D, D, true);
+        }
+      });
     }
   });
   return {dx.to(x.scalar_type()), dw.to(w.scalar_type())};
