@@ -233,6 +233,21 @@ export function linearCrossEntropy(x_ND: Tensor, weight_CD: Tensor, target_N: Te
   return functions.nll_loss(logits_NC.to(wide(logits_NC)).log_softmax(-1), target_N, null, 0, ignoreIndex);
 }
 
+/** Of each row the k experts with the largest `choice` (int64), and their scores: normalized if asked, times `scale`. */
+export function chooseExperts(
+  scores_NE: Tensor,
+  choice_NE: Tensor,
+  k: number,
+  { normalize, scale }: { normalize: boolean; scale: number },
+): [idx_Nk: Tensor, w_Nk: Tensor] {
+  if (runsFused(scores_NE))
+    return massif("choose_experts")(scores_NE, choice_NE, k, normalize, scale) as [Tensor, Tensor];
+  const idx_Nk = choice_NE.topk(k, -1, true, false)[1];
+  const picked_Nk = scores_NE.gather(1, idx_Nk);
+  const normed_Nk = normalize ? picked_Nk.div(picked_Nk.sum([-1], true).add(1e-20)) : picked_Nk;
+  return [idx_Nk, normed_Nk.mul(scale)];
+}
+
 export interface ExpertInputs {
   x_ND: Tensor;
   /** The chosen experts (int64), and the weight of each. */

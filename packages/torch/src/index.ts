@@ -18,6 +18,7 @@ export type { GradOptions } from "./autograd.ts";
 export { type Device, DTYPES, type DType, type TypedArray } from "./dtype.ts";
 export { TorchError } from "./error.ts";
 export {
+  chooseExperts,
   decodePack,
   decodeRepack,
   decodeStep,

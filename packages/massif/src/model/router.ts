@@ -1,11 +1,11 @@
 /** The router of DeepSeek-V3 and K2: sigmoid scores, a bias for choosing only, group-limited top-k; specification §1.10–1.11. */
-import { type Tensor, torch } from "@massif/torch";
+import { chooseExperts, type Tensor, torch } from "@massif/torch";
 import type { ModelConfig } from "./config.ts";
 
 export interface Routing {
   /** sigmoid(W·x), float32 (float64 for float64). */
   scores_NE: Tensor;
-  /** Chosen experts (int64), in no particular order. */
+  /** Chosen experts (int64). */
   idx_Nk: Tensor;
   /** Their weights: scores without bias, normalized, scaled. */
   w_Nk: Tensor;
@@ -20,22 +20,25 @@ export function route(
 ): Routing {
   const dtype = x_ND.dtype === "float64" ? "float64" : "float32";
   const scores_NE = by.sigmoid(by.linear(x_ND.to(dtype), gate_ED.to(dtype)));
-  const idx_Nk = chosen(scores_NE.detach().add(bias_E), config);
-  const picked_Nk = scores_NE.gather(1, idx_Nk);
-  const normed_Nk = config.normTopkProb ? picked_Nk.div(picked_Nk.sum([-1], true).add(1e-20)) : picked_Nk;
-  return { scores_NE, idx_Nk, w_Nk: normed_Nk.mul(config.routedScalingFactor) };
+  const [idx_Nk, w_Nk] = chooseExperts(
+    scores_NE,
+    open(scores_NE.detach().add(bias_E), config),
+    config.numExpertsPerTok,
+    {
+      normalize: config.normTopkProb,
+      scale: config.routedScalingFactor,
+    },
+  );
+  return { scores_NE, idx_Nk, w_Nk };
 }
 
-/** The top k of `choice`, of the best groups only where there are groups (a group counts by the sum of its two best). */
-function chosen(choice_NE: Tensor, { nGroup, topkGroup, numExpertsPerTok }: ModelConfig): Tensor {
-  if (nGroup === 1) return choice_NE.topk(numExpertsPerTok, -1, true, false)[1];
+/** `choice` with −∞ outside of the best groups, where there are groups (a group counts by the sum of its two best). */
+function open(choice_NE: Tensor, { nGroup, topkGroup }: ModelConfig): Tensor {
+  if (nGroup === 1) return choice_NE;
   const grouped_NGe = choice_NE.unflatten(-1, [nGroup, -1]);
   const best_NG = grouped_NGe.topk(2, -1)[0].sum([-1]).topk(topkGroup, -1, true, false)[1];
   const open_NG = torch.zeros_like(grouped_NGe.select(-1, 0)).scatter(1, best_NG, 1).to("bool");
-  return grouped_NGe
-    .masked_fill(open_NG.unsqueeze(-1).logical_not(), -Infinity)
-    .flatten(1)
-    .topk(numExpertsPerTok, -1, true, false)[1];
+  return grouped_NGe.masked_fill(open_NG.unsqueeze(-1).logical_not(), -Infinity).flatten(1);
 }
 
 /**

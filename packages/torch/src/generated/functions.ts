@@ -6651,6 +6651,10 @@ export interface Functions {
 
 /** Massif's own operators (native/ops). */
 export interface OwnOperators {
+  choose_experts(scores_NE: Tensor, choice_NE: Tensor, kw: { k: number; normalize: boolean; scale: number }): [Tensor, Tensor];
+  choose_experts(scores_NE: Tensor, choice_NE: Tensor, k: number, kw: { normalize: boolean; scale: number }): [Tensor, Tensor];
+  choose_experts(scores_NE: Tensor, choice_NE: Tensor, k: number, normalize: boolean, kw: { scale: number }): [Tensor, Tensor];
+  choose_experts(scores_NE: Tensor, choice_NE: Tensor, k: number, normalize: boolean, scale: number): [Tensor, Tensor];
   decode_pack(weights: readonly Tensor[], kw: { sizes: readonly number[]; factors: readonly number[]; narrow: boolean; wide?: boolean }): Tensor;
   decode_pack(weights: readonly Tensor[], sizes: readonly number[], kw: { factors: readonly number[]; narrow: boolean; wide?: boolean }): Tensor;
   decode_pack(weights: readonly Tensor[], sizes: readonly number[], factors: readonly number[], kw: { narrow: boolean; wide?: boolean }): Tensor;
