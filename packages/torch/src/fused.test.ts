@@ -148,6 +148,12 @@ test.for(
   agree(dtype, inputs, ([x, w]) => linearCrossEntropy(x!, w!, target_N));
 });
 
+test("linearCrossEntropy of more logits than are kept for the backward pass", () => {
+  const target_N = torch.randint(0, 30_000, [600]);
+  const inputs = [randn([600, 2], "float64"), randn([30_000, 2], "float64")];
+  agree("float64", inputs, ([x, w]) => linearCrossEntropy(x!, w!, target_N));
+});
+
 test("linearCrossEntropy of logits that would overflow is finite", () => {
   const [x, w] = [
     torch.full([1, 1], 100, { dtype: "float32" }),
