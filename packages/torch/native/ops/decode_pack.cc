@@ -32,9 +32,12 @@ void pack_nibbles(const Matrix& m, const int8_t* values_NK, const c10::BFloat16*
       const int64_t col = n % COLS;
       reinterpret_cast<c10::BFloat16*>(group)[col] = n < m.N ? scale_NG[n * groups + g] : c10::BFloat16(0.0f);
       const int8_t* v = values_NK + n * m.K + g * GROUP;
-      for (int64_t i = 0; i < GROUP / 2; i++)
-        reinterpret_cast<uint8_t*>(group)[COLS * 2 + i * COLS + col] =
-            n < m.N ? uint8_t((v[2 * i] + 8) | (v[2 * i + 1] + 8) << 4) : 0x88;
+      auto* words = reinterpret_cast<uint32_t*>(group + COLS * 2) + col;
+      for (int64_t i = 0; i < GROUP / 8; i++, v += 8) {
+        uint32_t word = 0;
+        for (int64_t k = 0; k < 8; k++) word |= uint32_t(n < m.N ? v[k] + 8 : 8) << (k % 2 * 16 + k / 2 * 4);
+        words[i * COLS] = word;
+      }
     }
 }
 

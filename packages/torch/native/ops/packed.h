@@ -4,8 +4,9 @@
 //   float32    [K][COLS]
 //   float64    two of [K][COLS / 2], as gemm.h packs and multiplies them
 //   bfloat16   [K/2][COLS] pairs along k, as vdpbf16ps takes them
-//   int4       [K/32] groups of { scale bfloat16 [COLS], nibbles [16][COLS] }: w = scale · (nibble − 8); of a byte's two
-//              nibbles the lower is the even k. Whole numbers are exact in bfloat16; a group's sum is scaled in float32.
+//   int4       [K/32] groups of { scale bfloat16 [COLS], words [4][COLS] }: w = scale · (nibble − 8). A word is eight k of a
+//              column, its lower half the even ones: any of its four pairs is a shift away from the lowest nibbles of both
+//              halves. Whole numbers are exact in bfloat16; a group's sum is scaled in float32.
 // x comes as floats, or rounded to pairs of bfloat16. Sums run over k in one order, so a row's result depends neither on
 // the other rows nor on how panels are shared out.
 #pragma once
@@ -73,32 +74,35 @@ inline Vec<float> dot(Vec<float> sum, Words x, Words w) {
 #endif
 }
 
-/// A byte of two nibbles a lane → pairs of the whole numbers −8 … 7.
-inline Words unpack_nibbles(const uint8_t* bytes) {
-  typedef uint8_t Bytes __attribute__((vector_size(VECTOR_BYTES / 4)));
-  Bytes b;
-  std::memcpy(&b, bytes, sizeof b);
-  const Words w = __builtin_convertvector(b, Words);
+inline Words load_words(const char* at) {
+  Words w;
+  std::memcpy(&w, at, sizeof w);
+  return w;
+}
+
+/// The lowest nibble of each half of a word → a pair of the whole numbers −8 … 7. The bits above are whatever they are.
+inline Words whole_numbers(Words nibbles) {
 #if defined(__AVX512BW__)
+  // Twice the sixteen: an index has five bits.
   alignas(64) static constexpr uint16_t values[32] = {
       0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0,
       0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0};
-  const Words index = (w & 15) | (w & 0xf0) << 12;
-  return (Words)_mm512_permutexvar_epi16((__m512i)index, _mm512_load_si512(values));
+  return (Words)_mm512_permutexvar_epi16((__m512i)nibbles, _mm512_load_si512(values));
 #else
   const auto bits = [](Words nibble) {
-    const Vec<float> value = __builtin_convertvector(nibble, Vec<float>) - 8.0f;
+    const Vec<float> value = __builtin_convertvector(nibble & 15, Vec<float>) - 8.0f;
     Words out;
     std::memcpy(&out, &value, sizeof out);
     return out;
   };
-  return bits(w & 15) >> 16 | bits(w >> 4);
+  return bits(nibbles) >> 16 | bits(nibbles >> 16);
 #endif
 }
 
-/// Sums held in registers, and rows of x they are for; int4 holds a group's sums beside the whole ones.
+/// Sums held in registers, and rows of x they are for. int4's are a group's: of the whole ones, which it needs once a
+/// group, some wait in the first cache.
 constexpr int SUMS = VECTOR_REGISTERS >= 32 ? 24 : 12;
-constexpr int rows_a_tile(Format format) { return format == Format::int4 ? SUMS / 4 : SUMS / 2; }
+constexpr int rows_a_tile(Format format) { return format == Format::int4 ? SUMS / 3 : SUMS / 2; }
 /// Panels at once: few rows alone would wait for one another's sums.
 constexpr int panels_a_tile(Format format, int rows) { return std::clamp(rows_a_tile(format) / rows, 1, 4); }
 
@@ -125,23 +129,20 @@ void multiply_panels(int64_t from, int64_t to, Operand x, const char* panel, int
       each([&](const char* p, int half) { return load<float>(reinterpret_cast<const float*>(p) + k * COLS + half * L); },
            [&](int r, int j, Vec<float> w) { sum[r][j] += splat(x.floats[r * x.ld + k]) * w; });
     } else if constexpr (F == Format::bfloat16) {
-      each(
-          [&](const char* p, int half) {
-            Words w;
-            std::memcpy(&w, p + (k * COLS + half * L) * 4, sizeof w);
-            return w;
-          },
-          [&](int r, int j, Words w) { sum[r][j] = dot(sum[r][j], x.pairs[r * x.ld / 2 + k] - Words{}, w); });
+      each([&](const char* p, int half) { return load_words(p + (k * COLS + half * L) * 4); },
+           [&](int r, int j, Words w) { sum[r][j] = dot(sum[r][j], x.pairs[r * x.ld / 2 + k] - Words{}, w); });
     } else {
       constexpr int64_t BYTES = COLS * (2 + GROUP / 2);
       Vec<float> part[R][2 * P] = {};
-      for (int64_t i = 0; i < GROUP / 2; i++)
-        each([&](const char* p, int half) {
-               return unpack_nibbles(reinterpret_cast<const uint8_t*>(p) + k * BYTES + COLS * 2 + i * COLS + half * L);
-             },
-             [&](int r, int j, Words w) {
-               part[r][j] = dot(part[r][j], x.pairs[r * x.ld / 2 + k * (GROUP / 2) + i] - Words{}, w);
-             });
+      for (int64_t i = 0; i < GROUP / 2; i += 4)
+#pragma GCC unroll 4
+        for (int nth = 0; nth < 4; nth++)
+          each([&](const char* p, int half) {
+                 return whole_numbers(load_words(p + k * BYTES + COLS * 2 + (i / 4 * COLS + half * L) * 4) >> (4 * nth));
+               },
+               [&](int r, int j, Words w) {
+                 part[r][j] = dot(part[r][j], x.pairs[r * x.ld / 2 + k * (GROUP / 2) + i + nth] - Words{}, w);
+               });
       each([&](const char* p, int half) {
              return load<float>(reinterpret_cast<const c10::BFloat16*>(p + k * BYTES) + half * L);
            },
