@@ -134,6 +134,9 @@ void multiply_panels(int64_t from, int64_t to, Operand x, const char* panel, int
     } else {
       constexpr int64_t BYTES = COLS * (2 + GROUP / 2);
       Vec<float> part[R][2 * P] = {};
+      // The panels of the next tile: a group of each is too short for the CPU to see the next one coming.
+      for (int p = P; p < 2 * P; p++)
+        for (int64_t line = 0; line < BYTES; line += 64) __builtin_prefetch(panel + p * apart + k * BYTES + line);
       for (int64_t i = 0; i < GROUP / 2; i += 4)
 #pragma GCC unroll 4
         for (int nth = 0; nth < 4; nth++)
