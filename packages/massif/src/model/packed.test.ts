@@ -82,14 +82,22 @@ test.for(shapes)("float32: logits are those of the plain path (%s)", ([, more]) 
   }
 });
 
+const asInt4 = (w_EOI: Tensor) =>
+  packedExperts(
+    w_EOI.unbind(0).map((w) => quantizeInt4(w)),
+    w_EOI.shape,
+  );
+
 test("a row has the same bits alone, in a batch, in any chunks, in any blocks, on any number of threads", () => {
-  const plain = make({ hiddenSize: 40, numAttentionHeads: 4 });
-  for (const [model, narrow] of [
-    [plain, false],
-    [plain, true],
-    [widened(plain), false],
-  ] as const) {
-    using packed = new PackedModel(model, { narrow });
+  for (const weights of ["float32", "float64 attention", "bfloat16", "int4"]) {
+    // Groups of 32; five and six panels, which do not go into tiles evenly.
+    const sizes = weights === "int4" ? { hiddenSize: 160, moeIntermediateSize: 96 } : { hiddenSize: 40 };
+    const plain = make({ ...sizes, numAttentionHeads: 4 });
+    const model = weights === "float64 attention" ? widened(plain) : plain;
+    using packed = new PackedModel(model, {
+      narrow: weights === "bfloat16" || weights === "int4",
+      ...(weights === "int4" && { experts: (name: string) => asInt4(model.parameter(name)) }),
+    });
     const tokens = torch.randint(0, 107, [300], { dtype: "int64" }).toArray();
     const others = Array.from({ length: 9 }, (_, i) => tokens.slice(i, 2 * i + 1));
     const run = (cuts: number[], blocks: number[], mates: boolean) => {
