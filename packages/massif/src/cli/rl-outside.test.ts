@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -72,6 +72,30 @@ test("rollouts over HTTP are learned: ids, log-probabilities and versions are th
   });
   for (const [name, tensor] of trained.parameters) expect(model.parameter(name).toArray()).toEqual(tensor.toArray());
   trained.dispose();
+});
+
+test("somebody else's weights in the engine end the run: their answers are not learned", async () => {
+  const other = await emptyModel();
+  const theirs = join(root, "theirs");
+  cpSync(other.folder, theirs, { recursive: true });
+  other.remove();
+  const { done } = run("disturbed");
+  let ended = false;
+  const over = done.finally(() => {
+    ended = true;
+  });
+  over.catch(() => {});
+  // Again and again: whenever an iteration begins, these are the weights that answer.
+  while (!ended) {
+    const body = JSON.stringify({ model_path: theirs, weight_version: "theirs" });
+    const headers = { "content-type": "application/json" };
+    await fetch(`${server.url}/update_weights_from_disk`, { method: "POST", headers, body });
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  await expect(over).rejects.toMatchObject({
+    code: "rl.version",
+    message: expect.stringContaining("theirs"),
+  });
 });
 
 test("an engine that takes no weights, or is not there, is named with what to do", async () => {

@@ -12,7 +12,8 @@ export const rl: Command = {
 
 RECIPE is a file, a folder with recipe.json, or a name in recipes/ (rl-ledger).
   --model DIR   the checkpoint to begin with, or a run folder (its last checkpoint)
-  --rollouts URL  play on an engine outside, which takes the weights after every step: massif serve --weights-root DIR
+  --rollouts URL  play on an engine outside, which takes the weights after every step: massif serve --weights-root DIR,
+                  or vLLM with VLLM_SERVER_DEV_MODE=1 (its CPU build: src/rl/testing-vllm.ts has the flags)
   --set a.b=c   change a key of the recipe; may be given several times
   --run DIR     the run folder (default runs/NAME)
   --resume      go on from the last checkpoint in it

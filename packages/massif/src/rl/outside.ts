@@ -1,7 +1,8 @@
 /**
  * Rollouts by an engine outside of this process: after every iteration the weights go to a folder, versioned, and the engine
- * is told to take them (`POST /update_weights_from_disk`, SGLang's name and ours; specification §6.6). Prompts and answers
- * travel as token ids, with log-probabilities and the version of the weights that wrote them.
+ * is told to take them (specification §6.6): `POST /update_weights_from_disk`, SGLang's name and ours; where there is none,
+ * vLLM's routes for development (0.32: /pause, /collective_rpc `reload_weights`, /update_weight_version, /resume). Prompts
+ * and answers travel as token ids, with log-probabilities and the version of the weights that wrote them.
  */
 import { rmSync } from "node:fs";
 import { resolve } from "node:path";
@@ -12,6 +13,8 @@ import { type ChatRequest, K2CompletionsModel, type LanguageModel, type ModelEve
 import { type Model, saveModel } from "../model/index.ts";
 import { saveTokenizer, type Tokenizer } from "../tokenizer/index.ts";
 import type { RlRecipe } from "./recipe.ts";
+
+const ABSENT = Symbol("no such route");
 
 export interface OutsideOptions {
   /** The trainer's. */
@@ -31,6 +34,8 @@ export class OutsideEngine implements LanguageModel, Disposable {
   readonly #queue: (() => void)[] = [];
   #under = 0;
   #pushed = 0;
+  /** vLLM: its answers name no version, the engine does. */
+  #isVllm = false;
   #upstream: Promise<K2CompletionsModel> | undefined;
 
   /** Nothing is sent before the first rollout. */
@@ -77,7 +82,8 @@ export class OutsideEngine implements LanguageModel, Disposable {
         fix: "roll out on an engine whose /v1/completions takes ids and knows return_token_ids (massif serve, vLLM)",
       });
     // Where the engine does not repeat the ids that it was sent, how many it read tells whether it read them.
-    if (event.type === "start") return { promptIds: [...(promptIds ?? [])], ...event };
+    if (event.type === "start")
+      return { promptIds: [...(promptIds ?? [])], ...(this.#isVllm && { weights: this.version }), ...event };
     if (event.type === "tokens" && event.tokens.some(({ id, logprob }) => id === undefined || logprob === undefined))
       throw refuse("tells no ids or no log-probabilities of its tokens");
     if (event.type === "usage" && promptIds && event.usage.promptTokens !== promptIds.length)
@@ -108,20 +114,34 @@ export class OutsideEngine implements LanguageModel, Disposable {
     const folder = resolve(dir, "weights", this.version);
     saveModel(model, folder);
     await saveTokenizer(tokenizer, folder);
-    await this.#ask("/update_weights_from_disk", { model_path: folder, weight_version: this.version });
+    const fields = { model_path: folder, weight_version: this.version };
+    if (!this.#isVllm)
+      this.#isVllm = (await this.#ask("/update_weights_from_disk", fields, { absent: true })) === ABSENT;
+    if (this.#isVllm) await this.#reload(folder);
     // The engine has read it whole; the one before stays, to look at.
     if (this.#pushed > 1) rmSync(resolve(dir, "weights", `step-${this.#pushed - 2}`), { recursive: true, force: true });
   }
 
-  /** The answer's JSON. Throws `rl.sync`. */
-  async #ask(path: string, body?: object): Promise<unknown> {
+  /** vLLM's way. A pause empties its cache of prefixes; what is under way of others ends first. */
+  async #reload(folder: string): Promise<void> {
+    await this.#ask("/pause?mode=wait", {});
+    try {
+      await this.#ask("/collective_rpc", { method: "reload_weights", kwargs: { weights_path: folder } });
+      await this.#ask("/update_weight_version", { new_version: this.version });
+    } finally {
+      await this.#ask("/resume", {});
+    }
+  }
+
+  /** The answer's JSON; `ABSENT` for a route that is not there, where that may be. Throws `rl.sync`. */
+  async #ask(path: string, body?: object, may: { absent?: boolean } = {}): Promise<unknown> {
     const bearer = this.#apiKey && { authorization: `Bearer ${this.#apiKey}` };
     const post = body && { method: "POST", body: JSON.stringify(body) };
     const refuse = (found: string, cause?: unknown) =>
       new MassifError("rl.sync", {
         found: `${this.#url}${path}: ${found}`,
         expected: "an engine that takes weights from folders of this run",
-        fix: `start it over the same model, with a root of weights above them: massif serve --weights-root ${resolve(this.#options.dir)}`,
+        fix: `start it over the same model: massif serve --weights-root ${resolve(this.#options.dir)}, or vLLM with VLLM_SERVER_DEV_MODE=1`,
         cause,
       });
     let response: Response;
@@ -130,21 +150,31 @@ export class OutsideEngine implements LanguageModel, Disposable {
     } catch (error) {
       throw refuse("no answer", error);
     }
+    if (response.status === 404 && may.absent) return ABSENT;
     if (!response.ok) throw refuse(`${response.status} ${(await response.text()).slice(0, 300)}`);
     return response.json();
   }
 
-  /** Throws `rl.version` for an answer that does not say which of our weights wrote it. */
-  check({ id, tokens }: Trajectory): void {
-    for (const { weights } of tokens?.turns ?? []) {
-      const number = /^step-(\d+)$/.exec(String(weights))?.[1];
-      if (number !== undefined && Number(number) <= this.#pushed) continue;
-      throw new MassifError("rl.version", {
-        found: `trajectory ${id} was written by weights ${weights ?? "without a version"}`,
-        expected: `${this.version}, or one before it`,
+  /** Throws `rl.version` for an answer that does not say which of our weights wrote it, and for an engine that has others
+   *  by now. */
+  async check(trajectories: readonly Trajectory[]): Promise<void> {
+    const refuse = (found: string, expected: string) =>
+      new MassifError("rl.version", {
+        ...{ found, expected },
         fix: "let no one else update that engine; it must tell x-weight-version or weight_version with its answers",
       });
-    }
+    for (const { id, tokens } of trajectories)
+      for (const { weights } of tokens?.turns ?? []) {
+        const number = /^step-(\d+)$/.exec(String(weights))?.[1];
+        if (number === undefined || Number(number) > this.#pushed)
+          throw refuse(
+            `trajectory ${id} was written by weights ${weights ?? "without a version"}`,
+            `${this.version}, or one before it`,
+          );
+      }
+    if (!this.#isVllm) return;
+    const { weight_version: now } = (await this.#ask("/weight_info")) as { weight_version?: unknown };
+    if (now !== this.version) throw refuse(`${this.#url} has weights ${now} after its answers`, this.version);
   }
 
   [Symbol.dispose](): void {

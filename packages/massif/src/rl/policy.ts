@@ -23,7 +23,8 @@ interface Rolling extends Disposable {
   update(): Promise<void>;
   /** Finds no prefix any more of what was played before. */
   forget(): Promise<void>;
-  check(trajectory: Trajectory): void;
+  /** That these are answers of its weights. */
+  check(trajectories: readonly Trajectory[]): Promise<void>;
 }
 
 export interface PolicyOptions {
@@ -73,12 +74,12 @@ export class Policy implements Disposable {
     options: UpdateOptions,
   ): Promise<UpdateReport | undefined> {
     const { version } = this.#rolling;
+    await this.#rolling.check(groups.flatMap(({ answers }) => answers.map(({ trajectory }) => trajectory)));
     const sequences = groups.flatMap(({ answers }) => {
       const advantages = this.#learner.advantage(rewardsOf(answers, weights).map(totalOf));
-      return answers.map(({ trajectory, experts }, i) => {
-        this.#rolling.check(trajectory);
-        return sequenceOf(trajectory, advantages[i]!, { version, stale: this.#stale, experts });
-      });
+      return answers.map(({ trajectory, experts }, i) =>
+        sequenceOf(trajectory, advantages[i]!, { version, stale: this.#stale, experts }),
+      );
     });
     const report = this.#learner.update(sequences, options);
     await this.#rolling.update();
@@ -103,7 +104,7 @@ function inside(model: Model, recipe: RlRecipe, tokenizer: Tokenizer): Rolling {
     },
     update,
     forget: update,
-    check: () => {},
+    check: async () => {},
     [Symbol.dispose]: () => engine[Symbol.dispose](),
   };
 }
@@ -119,7 +120,7 @@ function outside(trainer: Trainer, recipe: RlRecipe, { tokenizer, dir }: PolicyO
     },
     update: () => engine.update(),
     forget: async () => {},
-    check: (trajectory) => engine.check(trajectory),
+    check: (trajectories) => engine.check(trajectories),
     [Symbol.dispose]: () => engine[Symbol.dispose](),
   };
 }

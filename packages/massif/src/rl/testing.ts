@@ -6,7 +6,10 @@ import { Model, ModelConfig, saveModel } from "../model/index.ts";
 import { k2Specials, saveTokenizer, trainTokenizer } from "../tokenizer/index.ts";
 
 /** Its folder, removed at the end. */
-export async function emptyModel(): Promise<{ folder: string; remove: () => void }> {
+export async function emptyModel({
+  seed = 5,
+  ...more
+}: Partial<ModelConfig> & { seed?: number } = {}): Promise<{ folder: string; remove: () => void }> {
   const folder = mkdtempSync(join(tmpdir(), "massif-rl-"));
   const tokenizer = trainTokenizer(["a plain sentence near the quiet lake"], { vocabSize: 256 + k2Specials.length });
   const config = ModelConfig.parse({
@@ -25,8 +28,9 @@ export async function emptyModel(): Promise<{ folder: string; remove: () => void
     numExpertsPerTok: 2,
     firstKDenseReplace: 1,
     maxPositionEmbeddings: 4096,
+    ...more,
   });
-  const model = Model.init(config, 5);
+  const model = Model.init(config, seed);
   saveModel(model, folder);
   model.dispose();
   await saveTokenizer(tokenizer, folder);
