@@ -27,7 +27,7 @@ export interface Episode {
   messages: Message[];
   ended?: string;
   task?: { world: string; seed: number | string; goal?: unknown; split?: string };
-  reward?: { total: number; components: Record<string, { value: number; weight: number; kind: string }> };
+  reward?: { total: number; why?: string; components: Record<string, { value: number; weight: number; kind: string }> };
   verification?: {
     goals: Record<string, boolean | null>;
     told?: Record<string, boolean | null>;

@@ -17,6 +17,7 @@ export function Judged({ reward, verification }: Pick<Episode, "reward" | "verif
     "section",
     { class: "verdict", "aria-label": "Verdict" },
     h("h4", null, "Verdict"),
+    reward?.why !== undefined && h("p", { class: "lost" }, reward.why),
     verification && [h(Checks, verification), h(Changes, verification)],
     reward && h(Components, reward),
   );

@@ -48,6 +48,7 @@ const episode = (success: boolean, world: string) =>
     task: { world, version: "1+0", seed: 7, goal: "transfer" },
     reward: {
       total: success ? 0.9 : 0,
+      ...(!success && { why: "require: ann has 4, not 7" }),
       components: {
         outcome: { value: success ? 1 : 0, weight: 1, kind: "verifiable", evaluator: "1+0" },
         length: { value: -0.1, weight: 1, kind: "budget", evaluator: "rl" },
@@ -240,6 +241,7 @@ describe.skipIf(!executablePath)("the run view", () => {
     await page.getByLabel("World").selectOption("bank");
     await expect.poll(() => list.count()).toBe(1);
     expect(await shown.textContent()).toContain("✗ Failed");
+    expect(await verdict.textContent()).toContain("Verdictrequire: ann has 4, not 7");
     expect(complaints).toEqual([]);
   });
 

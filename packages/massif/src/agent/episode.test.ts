@@ -60,7 +60,10 @@ test("events tell the episode as it goes", async () => {
 test("limits end an episode and are its reason; a cut message never reaches the world", async () => {
   const endless = () => new ScriptedModel(() => ({ calls: [{ name: "read", arguments: { account: "anna" } }] }));
   const run = (model: LanguageModel, options = {}) => runEpisode(model, new WorldEnvironment(world), 1, options);
-  expect(await run(endless(), { maxSteps: 2 })).toMatchObject({ ended: "steps", reward: { total: 0 } });
+  expect(await run(endless(), { maxSteps: 2 })).toMatchObject({
+    ended: "steps",
+    reward: { total: 0, why: "ended: the episode was cut before an answer" },
+  });
   expect((await run(endless(), { maxSteps: 2 })).messages.filter((m) => m.role === "tool")).toHaveLength(2);
 
   const usage = { promptTokens: 1, completionTokens: 10 };

@@ -1,6 +1,14 @@
 /** The record of an episode that was just played in an environment. */
 import { type Ended, type Message, type ToolSpec, type Trajectory, trajectory } from "../chat/index.ts";
-import { type Environment, record, showSplit, type Verdict, versionOf, WorldEnvironment } from "../worlds/index.ts";
+import {
+  type Environment,
+  record,
+  rewardOf,
+  showSplit,
+  type Verdict,
+  versionOf,
+  WorldEnvironment,
+} from "../worlds/index.ts";
 
 export interface Made {
   messages: Message[];
@@ -31,9 +39,6 @@ function plain(env: Environment, { messages, tools, verdict }: Omit<Made, "ended
       split: showSplit(origin.split),
       goal: origin.task,
     },
-    reward: {
-      total: verdict.reward,
-      components: { outcome: { value: verdict.reward, weight: 1, kind: "verifiable", evaluator } },
-    },
+    reward: rewardOf(verdict, evaluator),
   });
 }

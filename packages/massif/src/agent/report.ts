@@ -73,7 +73,7 @@ function transcripts(dir: string, step: number): Section[] {
 
 /** An episode to be read. */
 export const transcript = ({ task, reward, messages }: Trajectory, when: string): Section => ({
-  title: `${task?.world ?? "An episode"} ${when}: ${reward?.total ? "done" : "failed"}`,
+  title: `${task?.world ?? "An episode"} ${when}: ${reward?.total ? "done" : `failed${reward?.why === undefined ? "" : ` (${reward.why})`}`}`,
   kind: "transcript",
   turns: messages.map((message) => ({ role: message.role, text: spoken(message) })),
 });

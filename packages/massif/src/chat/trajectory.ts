@@ -40,6 +40,8 @@ const Verification = z.strictObject({
 
 const Reward = z.strictObject({
   total: z.number(),
+  /** The verdict's first reason why not; absent where there is none. */
+  why: z.string().optional(),
   components: z.record(
     z.string(),
     z.strictObject({

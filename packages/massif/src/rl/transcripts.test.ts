@@ -17,6 +17,7 @@ const answer = (world: string, outcome: number, length: number): Answer =>
       ],
       tools: [],
       task: { world, version: "1+abc", seed: 1 },
+      reward: { total: outcome, ...(!outcome && { why: "tell: no" }), components: {} },
     }),
     ...{ outcome, length, truncated: length > 20, shortcut: false },
   }) as Answer;
@@ -45,6 +46,8 @@ test("of each world the group whose answers differ most is kept, with every comp
     ["b", 0, { outcome: 0, budget: 0, length: 0 }],
     ["b", -0.5, { outcome: 0, budget: 0, length: -0.5 }],
   ]);
+  // The verdict's words stay, whatever else is rewarded.
+  expect(rows.map(({ reward }) => reward?.why)).toEqual([undefined, "tell: no", "tell: no", "tell: no", "tell: no"]);
   expect(rows[0]!.reward!.components.outcome).toMatchObject({ kind: "verifiable", evaluator: "1+abc" });
 });
 

@@ -26,7 +26,7 @@ export async function keepAnswers(
   const rows = [...best.values()].flatMap(({ group: { answers } }) => {
     const rewards = rewardsOf(answers, weights);
     return answers.map(({ trajectory: { schema: _, id: __, ...content } }, i) =>
-      trajectory({ ...content, reward: rewardOf(rewards[i]!, content.task?.version ?? "") }),
+      trajectory({ ...content, reward: { ...content.reward, ...rewardOf(rewards[i]!, content.task?.version ?? "") } }),
     );
   });
   mkdirSync(join(dir, "rollouts"), { recursive: true });

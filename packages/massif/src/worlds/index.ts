@@ -15,5 +15,6 @@ export { openEnvironment, openWorld, quizzes, shippedWorlds } from "./shipped.ts
 export { type Question, type Quiz, quizExploits, quizNoisy, quizOracle, SingleTurn, scoreQuiz } from "./single-turn.ts";
 export { Source } from "./source.ts";
 export { type Criterion, judgeStyle, styleRubric } from "./style-rubric.ts";
+export { rewardOf } from "./verdict.ts";
 export { compileWorld, readWorld, type World } from "./world.ts";
 export { WorldEnvironment } from "./world-environment.ts";

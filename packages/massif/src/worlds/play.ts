@@ -11,7 +11,7 @@ import type { Split } from "./draw.ts";
 import type { Environment, Origin } from "./environment.ts";
 import { type Splits, splits } from "./episode.ts";
 import { diff } from "./state.ts";
-import type { Verdict } from "./verdict.ts";
+import { rewardOf, type Verdict } from "./verdict.ts";
 import type { WorldEnvironment } from "./world-environment.ts";
 
 /** Gives the next message of one episode, from everything said so far. */
@@ -109,11 +109,6 @@ export function record(env: WorldEnvironment, { messages, tools, verdict }: Play
       allowed: held.policy ?? null,
       replayed: true,
     },
-    reward: {
-      total: verdict.reward,
-      components: {
-        outcome: { value: verdict.reward, weight: 1, kind: "verifiable", evaluator: versionOf(env.origin()) },
-      },
-    },
+    reward: rewardOf(verdict, versionOf(env.origin())),
   });
 }

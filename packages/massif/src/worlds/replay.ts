@@ -2,6 +2,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { type Message, nativeId, type Trajectory, TrajectorySchema, trajectoryId } from "../chat/index.ts";
 import { readSplit, versionOf } from "./play.ts";
+import { whyNot } from "./verdict.ts";
 import type { World } from "./world.ts";
 import { WorldEnvironment } from "./world-environment.ts";
 
@@ -87,8 +88,8 @@ function replay(row: Trajectory, env: WorldEnvironment, seed: number): Replayed 
   }
   if (!done) return no("structure", "it stops before the end");
   const verdict = env.score();
-  const failed = verdict.checks.find((c) => !c.ok);
-  if (failed) return no("outcome", `${failed.name}: ${failed.why ?? "does not hold"}`);
+  const why = whyNot(verdict);
+  if (why !== undefined) return no("outcome", why);
   if (row.reward && row.reward.total !== verdict.reward)
     return no("record", `reward ${row.reward.total} recorded, ${verdict.reward} earned`);
   if (row.verification?.initialHash && row.verification.initialHash !== initialHash)

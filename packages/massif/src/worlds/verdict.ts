@@ -2,6 +2,7 @@
  * The verdict on an episode: required predicates hold, nothing changed outside the allowed paths, what had to be told
  * was told (and known from a source), the evidence was gathered, and no forbidden call was ever made, even if undone.
  */
+import type { Trajectory } from "../chat/index.ts";
 import { frameOf, type Task } from "./episode.ts";
 import type { Frame, Made } from "./expression.ts";
 import { says, saysAny, tokens } from "./speech.ts";
@@ -25,6 +26,22 @@ export interface Verdict {
   /** The share of checks that hold. */
   progress: number;
   checks: Check[];
+}
+
+/** The first reason why not; undefined for a success. */
+export function whyNot({ checks }: Verdict): string | undefined {
+  const failed = checks.find(({ ok }) => !ok);
+  return failed && `${failed.name}: ${failed.why ?? "does not hold"}`;
+}
+
+/** A verdict in a record; `evaluator` is the version of what judged. */
+export function rewardOf(verdict: Verdict, evaluator: string): NonNullable<Trajectory["reward"]> {
+  const why = whyNot(verdict);
+  return {
+    total: verdict.reward,
+    ...(why !== undefined && { why }),
+    components: { outcome: { value: verdict.reward, weight: 1, kind: "verifiable", evaluator } },
+  };
 }
 
 /** What an episode came to. */
