@@ -86,7 +86,7 @@ if (own.svg) writeFileSync(own.svg, svg(measured));
 
 /** Panels side by side, both scales from zero. */
 function svg(panels: { name: string; points: [number, number][] }[]): string {
-  const [wide, high, left, top] = [230, 170, 44, 24];
+  const [wide, high, left, top] = [260, 170, 44, 24];
   const drawn = panels.map(({ name, points }, panel) => {
     const [mostX, mostY] = [0, 1].map((axis) => Math.max(...points.map((p) => p[axis]!))) as [number, number];
     const at = ([x, y]: [number, number]) => [left + (x / mostX) * (wide - 60), top + high * (1 - y / mostY)] as const;
