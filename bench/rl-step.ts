@@ -2,10 +2,10 @@
  * One step of reinforcement learning, 32 tasks × 8 answers in `ledger`: seconds of rollouts and of the update, beside the
  * PyTorch study of notes/small-rl.md at the very same tokens (its model of the preset `small`, its decoding and learning
  * with the prefix shared), in turn.
- *   node_modules/.bin/node bench/rl-step.ts MODEL [--threads 1] [--rounds 5] [--narrow] [--python VENV/bin/python]
+ *   node_modules/.bin/node bench/rl-step.ts MODEL [--threads 1] [--rounds 5] [--narrow] [--precision bfloat16] [--python VENV/bin/python]
  *     [--study ../shared/prototypes]
  * MODEL is a checkpoint after SFT that plays the world; with the shape of recipes/speedrun both sides do equal work.
- * --narrow leaves attention in float32 (wideAttention: false). Without the study it prints our side alone. JSON.
+ * --narrow leaves attention in float32 (wideAttention: false); so does bfloat16. Without the study it prints our side alone. JSON.
  */
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
@@ -14,9 +14,16 @@ import { createInterface } from "node:readline";
 import { parseArgs } from "node:util";
 import { torch } from "@massif/torch";
 import { Random } from "../packages/massif/src/common/index.ts";
-import { engineModel, openEngine } from "../packages/massif/src/engine/index.ts";
 import { loadModel } from "../packages/massif/src/model/index.ts";
-import { Learner, openArena, RlRecipe, Rollouts, sequenceOf } from "../packages/massif/src/rl/index.ts";
+import {
+  Learner,
+  openArena,
+  openRolloutEngine,
+  playerOf,
+  RlRecipe,
+  Rollouts,
+  sequenceOf,
+} from "../packages/massif/src/rl/index.ts";
 import { loadTokenizer } from "../packages/massif/src/tokenizer/index.ts";
 import { Trainer } from "../packages/massif/src/train/index.ts";
 
@@ -26,6 +33,7 @@ const { values, positionals } = parseArgs({
     threads: { type: "string", default: "1" },
     rounds: { type: "string", default: "5" },
     narrow: { type: "boolean", default: false },
+    precision: { type: "string", default: "float32" },
     python: { type: "string", default: join(process.env.VIRTUAL_ENV ?? ".venv", "bin/python") },
     study: { type: "string", default: resolve(import.meta.dirname, "../../shared/prototypes") },
   },
@@ -37,19 +45,17 @@ torch.setNumThreads(Number(values.threads));
 
 const recipe = RlRecipe.parse({
   ...{ model: folder, steps: 1, worlds: [{ world: "ledger", maxTokens: 128 }], batch: { rows: 16, seqLen: 256 } },
-  optimizer: { learningRate: 1e-6 },
+  ...{ optimizer: { learningRate: 1e-6 }, precision: values.precision },
 });
+const wide = !values.narrow && recipe.precision === "float32";
 const { template, groups, groupSize, minibatches, optimizer, precision, activations } = recipe;
 const tokenizer = await loadTokenizer(folder);
 const trainer = new Trainer(loadModel(folder, { dtype: "float32" }), {
   ...{ optimizer, precision, activations, balanceLoss: 0 },
-  ...(!values.narrow && { attention: "float64" }),
+  ...(wide && { attention: "float64" }),
 });
-using engine = openEngine({
-  ...{ model: trainer.model, tokenizer, maxRunning: 256, maxWaiting: Number.MAX_SAFE_INTEGER, tokenBudget: 2048 },
-  random: Random.of(1, "engine"),
-});
-const player = engineModel(engine, { template, enforce: false, experts: true, sampling: { temperature: 1 } });
+using engine = openRolloutEngine(trainer.model, tokenizer, recipe);
+const player = playerOf(engine, recipe);
 const arena = openArena(recipe.worlds[0]!, "train");
 const rollouts = new Rollouts(player, [arena], { tokenizer, template, groupSize, seed: 1 });
 const learner = new Learner(trainer, recipe);
@@ -125,7 +131,13 @@ const shown = (all: Seconds[]) => ({
 });
 console.log(
   JSON.stringify({
-    ...{ threads: Number(values.threads), rounds, wideAttention: !values.narrow, episodes: ids.length },
+    ...{
+      threads: Number(values.threads),
+      rounds,
+      precision: recipe.precision,
+      wideAttention: wide,
+      episodes: ids.length,
+    },
     tokens: { prefix, episode: sum(({ ids }) => ids.length - prefix) / ids.length, written: written / ids.length },
     ours: shown(own),
     ...(theirs.length && {

@@ -6,6 +6,7 @@ export { CollapseGuard, type CollapseState } from "./guard.ts";
 export { type GymOptions, type GymResult, gym } from "./gym.ts";
 export { Learner, type SideLoss, type UpdateOptions, type UpdateReport } from "./learner.ts";
 export * from "./objectives.ts";
+export { openRolloutEngine, playerOf } from "./policy.ts";
 export * from "./recipe.ts";
 export * from "./rewards.ts";
 export { type Answer, type Arena, type Group, openArena, playOne, type RolloutOptions, Rollouts } from "./rollouts.ts";

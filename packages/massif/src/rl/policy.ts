@@ -3,7 +3,7 @@ import type { Trajectory } from "../chat/index.ts";
 import { Random } from "../common/index.ts";
 import { type Engine, engineModel, openEngine } from "../engine/index.ts";
 import type { LanguageModel } from "../llm/index.ts";
-import type { Model } from "../model/index.ts";
+import { type Model, PackedModel } from "../model/index.ts";
 import type { Tokenizer } from "../tokenizer/index.ts";
 import type { Trainer } from "../train/index.ts";
 import { Learner, type UpdateOptions, type UpdateReport } from "./learner.ts";
@@ -125,10 +125,11 @@ function outside(trainer: Trainer, recipe: RlRecipe, { tokenizer, dir }: PolicyO
   };
 }
 
-export function openRolloutEngine(model: Model, tokenizer: Tokenizer, { seed, groups, groupSize }: RlRecipe): Engine {
+export function openRolloutEngine(model: Model, tokenizer: Tokenizer, recipe: RlRecipe): Engine {
+  const { seed, groups, groupSize, precision } = recipe;
+  const narrow = precision === "bfloat16" && PackedModel.obstacle(model, true) === undefined;
   return openEngine({
-    model,
-    tokenizer,
+    ...{ model, tokenizer, ...(narrow && { weights: "bfloat16" }) },
     random: Random.of(seed, "engine"),
     maxRunning: Math.min(256, groups * groupSize),
     // Partial rollouts leave many waiting.

@@ -75,7 +75,10 @@ export const RlRecipe = z.strictObject({
     weightDecay: z.number().min(0).default(0).describe("Decoupled weight decay λ"),
   }).prefault({}),
   finalRatio: share().default(0.15).describe("Last learning rate as a share of the first, in a straight line"),
-  precision: z.enum(["float32", "bfloat16"]).default("float32").describe("What products are computed in"),
+  precision: z
+    .enum(["float32", "bfloat16"])
+    .default("float32")
+    .describe("What products are computed in, of rollouts and of updates"),
   wideAttention: z
     .boolean()
     .nullable()
