@@ -43,6 +43,8 @@ export const state = {
   smoothing: SMOOTHING,
   window: undefined as Range | undefined,
   filter: "",
+  /** Words that the runs in the list have in their names or kinds. */
+  wanted: "",
   /** Of those shown: whose experts and episodes are seen. */
   focus: "",
   theme: "" as Theme,

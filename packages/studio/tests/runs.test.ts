@@ -183,6 +183,29 @@ describe.skipIf(!executablePath)("the run view", () => {
     expect(complaints).toEqual([]);
   });
 
+  test("a long list of runs is searched by words of their names and kinds; what is shown stays in it", async () => {
+    const { root, make } = folder();
+    make("ledger-sft", { heldOut: {} }, rows(1, 2));
+    for (const seed of [1, 2, 3, 4, 5, 6, 7, 8, 9]) make(`ledger-rl-${seed}`, { groupSize: 4 }, rows(1, 2));
+    make("bank-rl-1", { groupSize: 4 }, rows(1, 2));
+    const { page, complaints } = await open(root, { hash: "#runs=runs/ledger-sft" });
+    const names = () => page.locator(".runs .name").allTextContents();
+    await expect.poll(async () => (await names()).length).toBe(11);
+    const search = page.getByLabel("Find a run");
+    await search.fill("BANK rl");
+    await expect.poll(names).toEqual(["bank-rl-1", "ledger-sft"]);
+    await page.getByRole("checkbox", { name: /bank/ }).check();
+    await search.fill("rl-9");
+    await expect.poll(names).toEqual(["bank-rl-1", "ledger-rl-9", "ledger-sft"]);
+    await search.fill("");
+    await expect.poll(async () => (await names()).length).toBe(11);
+    await page.getByRole("checkbox", { name: /bank/ }).uncheck();
+    await page.getByRole("checkbox", { name: /sft/ }).uncheck();
+    await search.fill("nowhere");
+    await page.getByText("No run is called that.").waitFor();
+    expect(complaints).toEqual([]);
+  });
+
   test("experts and heads cell by cell, what was clipped, and what the guard did", async () => {
     const { root, make } = folder();
     const dir = make(
