@@ -62,20 +62,21 @@ const tables: Record<string, Record<string, Change>> = {
     [1, 4, 16].flatMap((staleness) =>
       Object.keys(algorithms).map((name): [string, Change] => [
         `${name}/${staleness}`,
-        // Many updates of one batch move as far together as the recipe's do.
+        // The fewer answers an update has, the noisier it is: its rate goes with the root of how many.
         (plain) => ({
           "objective.name": name,
           minibatches: staleness,
-          ...rate(plain, plain.minibatches / staleness),
+          ...rate(plain, Math.sqrt(plain.minibatches / staleness)),
         }),
       ]),
     ),
   ),
   terms: {
     plain: () => ({}),
-    // A short memory, so that a critic without a gate weighs from the first steps on.
-    "critic with its gate": () => ({ "critic.weight": 0.5, "critic.learn": 0.1, "critic.memory": 8 }),
-    "critic without gate": () => ({ "critic.weight": 0.5, "critic.learn": 0.1, "critic.memory": 8, "critic.bar": 0 }),
+    // A model this small answers no comparison before about eight steps of being taught them; a short memory, so that
+    // without a gate its answers weigh from there on.
+    "critic with its gate": () => ({ "critic.weight": 0.5, "critic.learn": 1, "critic.memory": 16 }),
+    "critic without gate": () => ({ "critic.weight": 0.5, "critic.learn": 1, "critic.memory": 16, "critic.bar": 0 }),
     "budget control": ({ worlds }) => ({
       worlds: worlds.map((world) => ({ ...world, maxTokens: Number(values.budget) })),
       "budget.penalty": 0.5,
@@ -137,6 +138,7 @@ const MEANS = [
   "truncated",
   "length",
   "ptxLoss",
+  "criticLoss",
   "criticTrusted",
   "criticAgreement",
   "temperature",
