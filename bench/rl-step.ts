@@ -44,7 +44,7 @@ const rounds = Number(values.rounds);
 torch.setNumThreads(Number(values.threads));
 
 const recipe = RlRecipe.parse({
-  ...{ model: folder, steps: 1, worlds: [{ world: "ledger", maxTokens: 128 }], batch: { rows: 16, seqLen: 256 } },
+  ...{ model: folder, steps: 1, worlds: [{ world: "ledger", maxTokens: 128 }], batch: { rows: 4, seqLen: 1024 } },
   ...{ optimizer: { learningRate: 1e-6 }, precision: values.precision },
 });
 const wide = !values.narrow && recipe.precision === "float32";

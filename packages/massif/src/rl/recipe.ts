@@ -66,8 +66,8 @@ export const RlRecipe = z.strictObject({
   minibatches: positive().default(2).describe("Updates of an iteration, each on its part of the answers"),
   batch: z
     .strictObject({
-      rows: positive().default(8).describe("Rows of a micro-batch: it has rows × seqLen tokens"),
-      seqLen: positive().default(512).describe("Tokens of a row"),
+      rows: positive().default(8).describe("Rows of a micro-batch"),
+      seqLen: positive().default(512).describe("Tokens of a row; more where an episode is longer"),
     })
     .prefault({}),
   optimizer: MuonClipConfig.extend({

@@ -57,9 +57,9 @@ export interface MicroBatch {
   token: Int32Array;
 }
 
-/** Sequences in micro-batches of about rows × seqLen tokens, what they begin with in common once. */
+/** Sequences in micro-batches, what they begin with in common once. */
 export function microBatches(sequences: readonly Example[], batch: { rows: number; seqLen: number }): MicroBatch[] {
-  return layOut(sequences, sequences.keys(), batch.rows * batch.seqLen).map(({ rows, places }) => {
+  return layOut(sequences, sequences.keys(), batch).map(({ rows, places }) => {
     const [at, sequence, token]: number[][] = [[], [], []];
     for (const place of places) {
       const { ids, learn } = sequences[place.example]!;

@@ -21,7 +21,7 @@ test("what examples begin with stands once, before them, as far as none of them 
     example([1, 2, 3, 6], 3),
     example([1, 2, 3, 7], 3),
   ];
-  const [only, ...others] = layOut(examples, examples.keys(), 20);
+  const [only, ...others] = layOut(examples, examples.keys(), { rows: 2, seqLen: 7 });
   expect(others).toEqual([]);
   const { rows, places } = only!;
   expect([...rows.ids]).toEqual([1, 2, 3, 4, 3, 3, 9]);
@@ -40,31 +40,39 @@ const tree = fc.array(
   fc.record({ world: fc.nat(2), task: fc.nat(2), own: fc.integer({ min: 2, max: 9 }), learnt: fc.nat(14) }),
   { minLength: 1, maxLength: 24 },
 );
-const grown = fc.record({ seeds: tree, tokens: fc.integer({ min: 8, max: 120 }) }).map(({ seeds, tokens }) => ({
-  tokens,
-  examples: seeds.map(({ world, task, own, learnt }, i) => {
-    const random = Random.of(i, "own");
-    const ids = [
-      ...Array.from({ length: 5 }, (_, t) => 10 * world + t),
-      ...Array.from({ length: 3 }, (_, t) => 30 + 5 * task + t),
-      ...Array.from({ length: own }, () => random.int(60)),
-    ];
-    return example(ids, 1 + (learnt % (ids.length - 1)));
-  }),
-}));
+const grown = fc
+  .record({ seeds: tree, rows: fc.integer({ min: 1, max: 3 }), seqLen: fc.integer({ min: 8, max: 60 }) })
+  .map(({ seeds, ...batch }) => ({
+    batch,
+    examples: seeds.map(({ world, task, own, learnt }, i) => {
+      const random = Random.of(i, "own");
+      const ids = [
+        ...Array.from({ length: 5 }, (_, t) => 10 * world + t),
+        ...Array.from({ length: 3 }, (_, t) => 30 + 5 * task + t),
+        ...Array.from({ length: own }, () => random.int(60)),
+      ];
+      return example(ids, 1 + (learnt % (ids.length - 1)));
+    }),
+  }));
+
+const longest = (examples: readonly Example[]) => Math.max(...examples.map(({ ids }) => ids.length - 1));
 
 /** The tokens that a position sees, itself the last. */
-function seen({ ids, docStart, shared }: Rows, at: number): number[] {
+function seen({ ids: all, seqLen, docStart, shared }: Rows, at: number): number[] {
+  const row = at - (at % seqLen);
+  const ids = all.subarray(row, row + seqLen);
   const before = shared ? ids.subarray(shared[2 * at], shared[2 * at + 1]) : [];
-  return [...before, ...ids.subarray(docStart[at], at + 1)];
+  return [...before, ...ids.subarray(docStart[at], at - row + 1)];
 }
 
 test("every target is predicted once, from all that its example has before it; rows are as long as allowed", () => {
   fc.assert(
-    fc.property(grown, ({ examples, tokens }) => {
+    fc.property(grown, ({ examples, batch }) => {
       const found: string[] = [];
-      for (const { rows, places } of layOut(examples, examples.keys(), tokens)) {
-        if (places.length > 1) expect(rows.seqLen).toBeLessThanOrEqual(tokens);
+      for (const { rows, places } of layOut(examples, examples.keys(), batch)) {
+        if (places.length > rows.batch)
+          expect(rows.seqLen).toBeLessThanOrEqual(Math.max(batch.seqLen, longest(examples)));
+        expect(rows.batch).toBeLessThanOrEqual(batch.rows);
         for (const [at, target] of rows.targets.entries())
           if (target !== IGNORE) found.push(`${seen(rows, at)}→${target}`);
       }
@@ -87,9 +95,9 @@ test("loss and gradients are those of the examples one by one", () => {
     ...{ optimizer: MuonClipConfig.parse({}), precision: "float32", activations: "keep", balanceLoss: 0 },
     attention: "float64",
   });
-  const alone = examples.flatMap((_, i) => layOut(examples, [i], 64).map(({ rows }) => rows));
-  const together = layOut(examples, examples.keys(), 200).map(({ rows }) => rows);
-  const tokens = (all: Rows[]) => all.reduce((n, { seqLen }) => n + seqLen, 0);
+  const alone = examples.flatMap((_, i) => layOut(examples, [i], { rows: 1, seqLen: 64 }).map(({ rows }) => rows));
+  const together = layOut(examples, examples.keys(), { rows: 1, seqLen: 140 }).map(({ rows }) => rows);
+  const tokens = (all: Rows[]) => all.reduce((n, { batch, seqLen }) => n + batch * seqLen, 0);
   expect(tokens(together)).toBeLessThan(0.95 * tokens(alone));
   const [one, all] = [alone, together].map((rows) => {
     const { loss } = trainer.gradients(rows);

@@ -1,12 +1,12 @@
 /**
- * Examples laid end to end in one long row. What several begin with (the tools of a world, the question of a group of
- * answers) stands there once, before them, and they see it as their own: its keys, values and gradients are computed once,
- * and are the same. Nothing is padded.
+ * Examples laid end to end in rows. What several begin with (the tools of a world, the question of a group of answers) stands
+ * in a row once, before them, and they see it as their own: its keys, values and gradients are computed once, and are the
+ * same. A long row shares more; where attention is computed whole (by ATen's operators), it costs the square of its length.
  */
-import { IGNORE, type Rows } from "../data/rows.ts";
+import { emptyRows, type Rows } from "../data/rows.ts";
 import type { Example } from "./examples.ts";
 
-/** Where an example's own tokens lie: input `from` is position `at` of the row, and the others follow. */
+/** Where an example's own tokens lie: input `from` is position `at` of the rows, and the others follow. */
 export interface Place {
   example: number;
   from: number;
@@ -64,68 +64,74 @@ function families(examples: readonly Example[], which: Iterable<number>): Family
   return found;
 }
 
-/** Micro-batches of at most `tokens` tokens; of more, where an example is longer. */
-export function layOut(examples: readonly Example[], which: Iterable<number>, tokens: number): Layout[] {
-  const layouts: Layout[] = [];
-  let row = new Row(examples);
+/** Micro-batches of at most `rows` rows of at most `seqLen` tokens; of more, where an example is longer. */
+export function layOut(
+  examples: readonly Example[],
+  which: Iterable<number>,
+  { rows: most, seqLen }: { rows: number; seqLen: number },
+): Layout[] {
+  const rows: Row[] = [];
+  let row: Row | undefined;
   for (const { shared, members } of families(examples, which)) {
     const prefix = members.length > 1 ? shared : 0;
-    let begun = -1;
-    for (const i of members) {
-      const own = inputs(examples[i]!) - prefix;
-      if (row.length && row.length + own + (begun < 0 ? prefix : 0) > tokens) {
-        layouts.push(row.layout());
-        row = new Row(examples);
-        begun = -1;
+    let begun: number | undefined;
+    for (const example of members) {
+      const to = inputs(examples[example]!);
+      const length = to - (begun === undefined ? 0 : prefix);
+      if (!row || row.length + length > seqLen) {
+        rows.push((row = { pieces: [], length: 0 }));
+        begun = undefined;
       }
-      if (begun < 0) begun = row.share(i, prefix);
-      row.add(i, prefix, begun);
+      if (begun === undefined) {
+        begun = row.length;
+        if (prefix) add(row, { example, from: 0, to: prefix, begun });
+      }
+      add(row, { example, from: prefix, to, begun });
     }
   }
-  if (row.length) layouts.push(row.layout());
-  return layouts;
+  return Array.from({ length: Math.ceil(rows.length / most) }, (_, i) =>
+    write(examples, rows.slice(i * most, (i + 1) * most)),
+  );
 }
 
-class Row {
-  readonly #examples: readonly Example[];
-  readonly #places: Place[] = [];
-  readonly #pieces: { example: number; from: number; to: number; begun: number }[] = [];
-  length = 0;
+/** Inputs [from, to) of an example. Those before `from` it shares: they begin at position `begun` of the row. */
+interface Piece {
+  example: number;
+  from: number;
+  to: number;
+  begun: number;
+}
 
-  constructor(examples: readonly Example[]) {
-    this.#examples = examples;
-  }
+interface Row {
+  pieces: Piece[];
+  length: number;
+}
 
-  /** The first tokens of an example, to be shared. @returns where they begin */
-  share(example: number, to: number): number {
-    const begun = this.length;
-    if (to) this.#pieces.push({ example, from: 0, to, begun });
-    this.length += to;
-    return begun;
-  }
+function add(row: Row, piece: Piece): void {
+  row.pieces.push(piece);
+  row.length += piece.to - piece.from;
+}
 
-  /** An example from token `from` on, behind what begins at `begun`. */
-  add(example: number, from: number, begun: number): void {
-    this.#places.push({ example, from, at: this.length });
-    const to = inputs(this.#examples[example]!);
-    this.#pieces.push({ example, from, to, begun });
-    this.length += to - from;
-  }
-
-  layout(): Layout {
-    const of = (size = this.length) => new Int32Array(size);
-    const rows: Rows = { batch: 1, seqLen: this.length, ids: of(), targets: of().fill(IGNORE), docStart: of() };
-    const shared = of(2 * this.length);
-    let at = 0;
-    for (const { example, from, to, begun } of this.#pieces) {
-      const { ids, learn } = this.#examples[example]!;
+function write(examples: readonly Example[], all: readonly Row[]): Layout {
+  const seqLen = Math.max(...all.map(({ length }) => length));
+  const rows = emptyRows(all.length, seqLen);
+  const shared = new Int32Array(2 * rows.ids.length);
+  const places: Place[] = [];
+  for (const [b, { pieces }] of all.entries()) {
+    let at = b * seqLen;
+    for (const { example, from, to, begun } of pieces) {
+      const { ids, learn } = examples[example]!;
+      // What is shared is nobody's own.
+      if (from || to === ids.length - 1) places.push({ example, from, at });
       rows.ids.set(ids.subarray(from, to), at);
-      rows.docStart.fill(at, at, at + to - from);
+      rows.docStart.fill(at - b * seqLen, at, at + to - from);
       for (let t = from; t < to; t++, at++) {
         if (learn[t + 1]) rows.targets[at] = ids[t + 1]!;
         if (from) shared.set([begun, begun + from], 2 * at);
       }
     }
-    return { rows: { ...rows, ...(shared.some(Boolean) && { shared }) }, places: this.#places };
+    // Padding sees padding only.
+    rows.docStart.fill(at - b * seqLen, at, (b + 1) * seqLen);
   }
+  return { rows: { ...rows, ...(shared.some(Boolean) && { shared }) }, places };
 }

@@ -1,6 +1,6 @@
 /**
  * Which examples a step has: as many as fit, each whole, into rows of T tokens. Every epoch packs them anew in a seeded order
- * (best fit), so they have other mates each time. They are computed in one row (layout.ts).
+ * (best fit), so they have other mates each time. What they share is computed once (layout.ts).
  */
 import { createHash } from "node:crypto";
 import { MassifError, Random } from "../../common/index.ts";
@@ -88,7 +88,7 @@ export class PackedOrder {
       packed.push(this.#rows[this.#row++]!);
     }
     const examples = packed.flat();
-    const [layout] = layOut(this.#examples, examples, rows * this.#seqLen);
+    const [layout] = layOut(this.#examples, examples, { rows, seqLen: this.#seqLen });
     return { ...layout!.rows, examples };
   }
 

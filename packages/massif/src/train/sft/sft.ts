@@ -114,7 +114,7 @@ function courseOf(
 }
 
 function heldOutLoss(trainer: Trainer, examples: readonly NamedExample[], { batch }: SftRecipe): { evalLoss: number } {
-  const layouts = layOut(examples, examples.keys(), batch.rows * batch.seqLen);
+  const layouts = layOut(examples, examples.keys(), batch);
   const nll = layouts.reduce((sum, { rows }) => sum + trainer.evaluate(rows), 0);
   return { evalLoss: nll / targetsOf(examples) };
 }
