@@ -8,6 +8,7 @@ import {
   mlaDecode,
   moeExperts,
   rmsNorm,
+  sigmoid,
   swiglu,
   type Tensor,
   torch,
@@ -64,6 +65,10 @@ test.for(
 )("rmsNorm, %s, %s", ([dtype, [N, D]]) => {
   agree(dtype, [randn([N, D], dtype), randn([D], dtype)], ([x, w]) => rmsNorm(x!, w!, 1e-6));
   agree(dtype, [randn([N, 2, D], dtype).mul(1e-4), randn([D], dtype)], ([x, w]) => rmsNorm(x!, w!, 1e-5));
+});
+
+test.for(each([[1], [130, 33], [3, 4097]]))("sigmoid, %s, %s", ([dtype, shape]) => {
+  agree(dtype, [randn(shape, dtype).mul(5)], ([x]) => sigmoid(x!));
 });
 
 test.for(

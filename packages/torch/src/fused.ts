@@ -77,6 +77,9 @@ export function rmsNorm(x: Tensor, weight_D: Tensor, eps: number, dtype: DType =
   return cast(weight_D.mul(x32.mul(x32.square().mean([-1], true).add(eps).rsqrt()).to(x.dtype)), dtype);
 }
 
+/** 1 / (1 + e⁻ˣ). */
+export const sigmoid = (x: Tensor): Tensor => (runsFused(x) ? (massif("sigmoid")(x) as Tensor) : x.sigmoid());
+
 /** silu(gate) ⊙ up of [..., gate | up]. */
 export function swiglu(gateUp: Tensor): Tensor {
   if (runsOwn(gateUp)) return massif("swiglu")(gateUp) as Tensor;

@@ -38,6 +38,7 @@ export {
   rotary,
   runsFused,
   runsNarrow,
+  sigmoid,
   swiglu,
   usePlain,
 } from "./fused.ts";

@@ -53,7 +53,6 @@ export const linear = (x: Tensor, w: Tensor, dtype?: DType): Tensor =>
 /** How a block computes: the engine puts others in (exact ones, quantized experts). */
 export interface Products {
   linear(x: Tensor, w: Tensor, dtype?: DType): Tensor;
-  sigmoid(x: Tensor): Tensor;
   /** The routed experts of a block, [N, D]. */
   experts(block: Block, x_ND: Tensor, idx_Nk: Tensor, w_Nk: Tensor): Tensor;
   /** What products are computed in, where that is not the weights' dtype: activations too, but for the residual stream,
@@ -66,7 +65,6 @@ export interface Products {
 
 const products: Products = {
   linear,
-  sigmoid: (x) => x.sigmoid(),
   compute: undefined,
   wideAttention: false,
   experts(block, x_ND, idx_Nk, w_Nk) {

@@ -1,5 +1,5 @@
 /** The router of DeepSeek-V3 and K2: sigmoid scores, a bias for choosing only, group-limited top-k; specification §1.10–1.11. */
-import { chooseExperts, type Tensor, torch } from "@massif/torch";
+import { chooseExperts, sigmoid, type Tensor, torch } from "@massif/torch";
 import type { ModelConfig } from "./config.ts";
 
 export interface Routing {
@@ -16,10 +16,10 @@ export function route(
   gate_ED: Tensor,
   bias_E: Tensor,
   config: ModelConfig,
-  by: { linear(x: Tensor, w: Tensor): Tensor; sigmoid(x: Tensor): Tensor } = torch,
+  by: { linear(x: Tensor, w: Tensor): Tensor } = torch,
 ): Routing {
   const dtype = x_ND.dtype === "float64" ? "float64" : "float32";
-  const scores_NE = by.sigmoid(by.linear(x_ND.to(dtype), gate_ED.to(dtype)));
+  const scores_NE = sigmoid(by.linear(x_ND.to(dtype), gate_ED.to(dtype)));
   const [idx_Nk, w_Nk] = chooseExperts(
     scores_NE,
     open(scores_NE.detach().add(bias_E), config),

@@ -5,6 +5,7 @@
 //                  h = norm₂ x,  x += mlp(h), or  x += mlp_shared(h) + Σ_k w_k expert_k(h)
 //   logits = W_head norm x  of the rows that are wanted
 //
+// In float32 every sum is in the order in which training's operators have it: what RL rolls out by, it learns by.
 // The residual stream, norms, router and sums are float32; where weights are narrow, what goes into a product is rounded to
 // bfloat16. N rows, S = N·k slots of experts, A the experts' width, and the sizes of decode_model.h.
 #pragma once
@@ -44,7 +45,7 @@ class Step {
     arena.plan([&] {
       x = arena.rows(N, n.D), h = arena.rows(N, n.D), mlp_in = arena.rows(N, 2 * mlp), mlp_out = arena.rows(N, mlp);
       slot_x = arena.rows(S, n.D), slot_in = arena.rows(S, 2 * A), slot_h = arena.rows(S, A), slot_y = arena.rows(S, n.D);
-      scores = arena.rows(N, n.E), last = arena.rows(wanted.size(), n.D);
+      shared_y = arena.rows(A ? N : 0, n.D), scores = arena.rows(N, n.E), last = arena.rows(wanted.size(), n.D);
       attention.plan(arena);
     });
     routing.reserve(N, n.k, n.E);
@@ -73,7 +74,7 @@ class Step {
   LatentAttention<Cache> attention;
   const int64_t N;
   std::vector<int64_t> wanted;  // rows whose logits are
-  Rows x, h, mlp_in, mlp_out, slot_x, slot_in, slot_h, slot_y, scores, last;
+  Rows x, h, mlp_in, mlp_out, slot_x, slot_in, slot_h, slot_y, shared_y, scores, last;
   Routing routing;
 
   template <class F>
@@ -102,16 +103,16 @@ class Step {
     rows(team, [&](int64_t i) { norm_row(model, x, i, layer.norm2, h); });
     products(team, 1, [&](int64_t) { return mlp_first(layer); });
     rows(team, [&](int64_t i) { activate(layer.mlp_out.K, mlp_in, mlp_out, i, 1); });
-    products(team, 1, [&](int64_t) { return mlp_second(layer); });
+    products(team, 1, [&](int64_t) { return mlp_second(layer, x, true); });
   }
 
   Job mlp_first(const DecodeLayer& layer) const {
     const int64_t width = 2 * layer.mlp_out.K;
     return {layer.mlp_in, N, h.operand(), {mlp_in.at, nullptr, width}};
   }
-  Job mlp_second(const DecodeLayer& layer) const {
+  Job mlp_second(const DecodeLayer& layer, const Rows& y, bool add) const {
     const int64_t width = layer.mlp_out.K;
-    return {layer.mlp_out, N, {mlp_out.at, mlp_out.pairs, width}, {x.at, nullptr, n.D}, 0, 0, true};
+    return {layer.mlp_out, N, {mlp_out.at, mlp_out.pairs, width}, {y.at, nullptr, n.D}, 0, 0, add};
   }
 
   /// Row i of width I of the hidden layer, h = w · silu(gate) · up.
@@ -151,16 +152,17 @@ class Step {
           activate(layer.mlp_out.K, mlp_in, mlp_out, i - S, 1);
     });
     products(team, routing.active + shared, [&](int64_t i) -> Job {
-      if (i == routing.active) return mlp_second(layer);
+      if (i == routing.active) return mlp_second(layer, shared_y, false);
       const int64_t e = routing.busy[i], at = routing.first[e];
       return {layer.expert_out.nth(e), rows_of(e), {slot_h.at + at * A, slot_h.pairs + at * A / 2, A},
               {slot_y.at, nullptr, n.D}, at};
     });
     rows(team, [&](int64_t i) {
       for (int64_t d = 0; d < n.D; d += LANES<float>) {
-        Vec<float> sum = load<float>(x.row(i) + d, n.D - d);
+        Vec<float> sum = {};
         for (int64_t j = 0; j < n.k; j++) sum += load<float>(slot_y.row(routing.place[i * n.k + j]) + d, n.D - d);
-        store<float>(x.row(i) + d, sum, n.D - d);
+        if (shared) sum += load<float>(shared_y.row(i) + d, n.D - d);
+        store<float>(x.row(i) + d, load<float>(x.row(i) + d, n.D - d) + sum, n.D - d);
       }
     });
   }

@@ -111,11 +111,6 @@ template <Format F, int R, int P>
 void multiply_panels(int64_t from, int64_t to, Operand x, const char* panel, int64_t apart, bool add, float* y, int64_t ldy,
                      int64_t cols) {
   constexpr int64_t L = LANES<float>;
-  Vec<float> sum[R][2 * P] = {};
-  if (add)
-    for (int r = 0; r < R; r++)
-      for (int j = 0; j < 2 * P; j++)
-        if (j * L < cols) sum[r][j] = load<float>(y + r * ldy + j * L, cols - j * L);
   const auto each = [&](const auto& vector_of, const auto& use) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int j = 0; j < 2 * P; j++) {
@@ -124,39 +119,50 @@ void multiply_panels(int64_t from, int64_t to, Operand x, const char* panel, int
       for (int r = 0; r < R; r++) use(r, j, w);
     }
   };
-  for (int64_t k = from; k < to; k++) {
-    if constexpr (F == Format::float32) {
-      each([&](const char* p, int half) { return load<float>(reinterpret_cast<const float*>(p) + k * COLS + half * L); },
-           [&](int r, int j, Vec<float> w) { sum[r][j] += splat(x.floats[r * x.ld + k]) * w; });
-    } else if constexpr (F == Format::bfloat16) {
-      each([&](const char* p, int half) { return load_words(p + (k * COLS + half * L) * 4); },
-           [&](int r, int j, Words w) { sum[r][j] = dot(sum[r][j], x.pairs[r * x.ld / 2 + k] - Words{}, w); });
-    } else {
-      constexpr int64_t BYTES = COLS * (2 + GROUP / 2);
-      Vec<float> part[R][2 * P] = {};
-      // The panels of the next tile: a group of each is too short for the CPU to see the next one coming.
-      for (int p = P; p < 2 * P; p++)
-        for (int64_t line = 0; line < BYTES; line += 64) __builtin_prefetch(panel + p * apart + k * BYTES + line);
-      for (int64_t i = 0; i < GROUP / 2; i += 4)
+  // In float32 sums are gemm.h's: of DEPTH terms, then of these.
+  const int64_t depth = F == Format::float32 ? Tile<float>::DEPTH : std::max<int64_t>(1, to - from);
+  Vec<float> total[R][2 * P] = {};
+  for (int64_t begin = from; begin < to; begin += depth) {
+    Vec<float> sum[R][2 * P] = {};
+    for (int64_t k = begin, end = std::min(to, begin + depth); k < end; k++) {
+      if constexpr (F == Format::float32) {
+        each([&](const char* p, int half) { return load<float>(reinterpret_cast<const float*>(p) + k * COLS + half * L); },
+             [&](int r, int j, Vec<float> w) { sum[r][j] += splat(x.floats[r * x.ld + k]) * w; });
+      } else if constexpr (F == Format::bfloat16) {
+        each([&](const char* p, int half) { return load_words(p + (k * COLS + half * L) * 4); },
+             [&](int r, int j, Words w) { sum[r][j] = dot(sum[r][j], x.pairs[r * x.ld / 2 + k] - Words{}, w); });
+      } else {
+        constexpr int64_t BYTES = COLS * (2 + GROUP / 2);
+        Vec<float> part[R][2 * P] = {};
+        // The panels of the next tile: a group of each is too short for the CPU to see the next one coming.
+        for (int p = P; p < 2 * P; p++)
+          for (int64_t line = 0; line < BYTES; line += 64) __builtin_prefetch(panel + p * apart + k * BYTES + line);
+        for (int64_t i = 0; i < GROUP / 2; i += 4)
 #pragma GCC unroll 4
-        for (int nth = 0; nth < 4; nth++)
-          each([&](const char* p, int half) {
-                 return whole_numbers(load_words(p + k * BYTES + COLS * 2 + (i / 4 * COLS + half * L) * 4) >> (4 * nth));
-               },
-               [&](int r, int j, Words w) {
-                 part[r][j] = dot(part[r][j], x.pairs[r * x.ld / 2 + k * (GROUP / 2) + i + nth] - Words{}, w);
-               });
-      each([&](const char* p, int half) {
-             return load<float>(reinterpret_cast<const c10::BFloat16*>(p + k * BYTES) + half * L);
-           },
-           [&](int r, int j, Vec<float> scale) { sum[r][j] += part[r][j] * scale; });
+          for (int nth = 0; nth < 4; nth++)
+            each([&](const char* p, int half) {
+                   return whole_numbers(load_words(p + k * BYTES + COLS * 2 + (i / 4 * COLS + half * L) * 4) >> (4 * nth));
+                 },
+                 [&](int r, int j, Words w) {
+                   part[r][j] = dot(part[r][j], x.pairs[r * x.ld / 2 + k * (GROUP / 2) + i + nth] - Words{}, w);
+                 });
+        each([&](const char* p, int half) {
+               return load<float>(reinterpret_cast<const c10::BFloat16*>(p + k * BYTES) + half * L);
+             },
+             [&](int r, int j, Vec<float> scale) { sum[r][j] += part[r][j] * scale; });
+      }
     }
+    for (int r = 0; r < R; r++)
+      for (int j = 0; j < 2 * P; j++) total[r][j] = begin == from ? sum[r][j] : total[r][j] + sum[r][j];
   }
 #pragma GCC unroll 12
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int j = 0; j < 2 * P; j++)
-      if (j * L < cols) store<float>(y + r * ldy + j * L, sum[r][j], cols - j * L);
+      if (j * L < cols) {
+        float* out = y + r * ldy + j * L;
+        store<float>(out, add ? load<float>(out, cols - j * L) + total[r][j] : total[r][j], cols - j * L);
+      }
 }
 
 /// y[M, N] (+)= x[M, K] · panels [first, last) of w, which begins at `weights + w.at`.
@@ -174,8 +180,8 @@ void multiply_range(const Matrix& w, const char* weights, int64_t first, int64_t
   if (M == 0) return;
   const int64_t tiles = (M + ROWS - 1) / ROWS, rows = (M + tiles - 1) / tiles, apart = w.panel_bytes();
   const int64_t steps = F == Format::float32 ? w.K : F == Format::bfloat16 ? (w.K + 1) / 2 : w.K / GROUP;
-  // Where several tiles of rows go over a panel, a part of it that stays in the first cache.
-  const int64_t depth = tiles == 1 || F == Format::int4 ? steps : 256;
+  // Of bfloat16, a part of a panel that stays in the first cache while tiles of rows go over it.
+  const int64_t depth = F == Format::bfloat16 ? 256 : steps;
   for (int64_t p = first; p < last;) {
     const int64_t wide = panels_a_tile(F, int(rows)), count = p + wide <= last ? wide : 1;
     const char* panel = weights + w.at + p * apart;

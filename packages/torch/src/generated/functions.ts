@@ -6699,5 +6699,6 @@ export interface OwnOperators {
   rms_norm(x: Tensor, weight: Tensor, kw: { eps: number; dtype?: DType | null }): Tensor;
   rms_norm(x: Tensor, weight: Tensor, eps: number, kw?: { dtype?: DType | null }): Tensor;
   rms_norm(x: Tensor, weight: Tensor, eps: number, dtype: DType | null): Tensor;
+  sigmoid(x: Tensor): Tensor;
   swiglu(gate_up: Tensor): Tensor;
 }
