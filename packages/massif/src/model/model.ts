@@ -29,7 +29,7 @@ export class Model {
     this.blocks = Array.from({ length: config.numHiddenLayers }, (_, i) => new Block(config, i, parameters, by));
     const embed = this.parameter("model.embed_tokens.weight");
     this.device = embed.device;
-    // In float32 the angles of a packed row's far positions are off by 1e-5: what is rotated there differs from the start.
+    // What attention in float64 turns keys and queries by is not rounded either.
     this.rotary = new RotaryTable(config, by.wideAttention ? "float64" : embed.dtype, this.device);
   }
 
