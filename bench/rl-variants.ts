@@ -18,7 +18,7 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { torch } from "@massif/torch";
 import { FinetuneRecipe, finetune, type Score } from "../packages/massif/src/agent/index.ts";
-import { loadConfig, Progress, wilson } from "../packages/massif/src/common/index.ts";
+import { loadConfig, MassifError, Progress, wilson } from "../packages/massif/src/common/index.ts";
 import { algorithms, gym, RlRecipe } from "../packages/massif/src/rl/index.ts";
 
 const { values, positionals } = parseArgs({
@@ -114,7 +114,8 @@ interface Row {
   settings: Record<string, unknown>;
   /** Absent for SFT, where nothing is known before. */
   before?: Score;
-  after: Score;
+  /** Absent where the guard gave the run up. */
+  after?: Score;
   /** Means over the steps, that show whether a variant did what its name says. */
   means: Record<string, number>;
   /** The largest of any step. */
@@ -180,14 +181,20 @@ async function learn(change: Change, seed: number, dir: string): Promise<Scored>
   ];
   const plain = loadConfig(RlRecipe, recipeOf("recipe"), fixed);
   const recipe = loadConfig(RlRecipe, recipeOf("recipe"), [...fixed, ...changed(change(plain))]);
-  await gym(recipe, { base: "/", dir, progress: new Progress({ silent: true }) });
+  let collapsed = false;
+  try {
+    await gym(recipe, { base: "/", dir, progress: new Progress({ silent: true }) });
+  } catch (error) {
+    if (!(error instanceof MassifError && error.code === "rl.collapsed")) throw error;
+    collapsed = true;
+  }
   const [before, ...steps] = rowsOf(dir);
   const of = (key: string) => steps.flatMap((step) => (typeof step[key] === "number" ? [step[key]] : []));
   const facts = (keys: string[], fold: (values: number[]) => number) =>
     Object.fromEntries(keys.flatMap((key) => (of(key).length ? [[key, fold(of(key))]] : [])));
   return {
     before: scoreOf(before!),
-    after: scoreOf(steps.at(-1)!),
+    ...(!collapsed && { after: scoreOf(steps.at(-1)!) }),
     means: { ...facts(MEANS, mean), lastFive: mean(of("success").slice(-5)) },
     most: facts(MOST, (values) => Math.max(...values)),
   };
@@ -222,18 +229,19 @@ function markdown(rows: readonly Row[]): string {
     .map((own) => {
       const [{ table, world, settings }] = own as [Row];
       const lines = [...Map.groupBy(own, ({ variant }) => variant)].map(([variant, mine]) => {
-        const after = mine.map((row) => share(row.after));
-        const [wins, n] = mine.reduce(([w, m], row) => [w + row.after.wins, m + row.after.n], [0, 0]);
+        const ended = mine.filter((row): row is Row & { after: Score } => row.after !== undefined);
+        const after = ended.map((row) => share(row.after));
+        const [wins, n] = ended.reduce(([w, m], row) => [w + row.after.wins, m + row.after.n], [0, 0]);
         const { low, high } = wilson(wins, n);
         const most = (key: string) => Math.max(...mine.map((row) => row.most[key] ?? Number.NaN));
         const cells = [
           variant,
-          mine.map(({ seed }) => seed).join(" "),
+          mine.map(({ seed, after }) => (after ? seed : `${seed} collapsed`)).join(" "),
           number(mean(mine.map(({ before }) => share(before))), 3),
           `${number(mean(after), 3)} (${number(Math.min(...after), 3)} – ${number(Math.max(...after), 3)})`,
           `${number(low, 3)} – ${number(high, 3)} of ${n}`,
           ...(["act", "refuse", "answer"] as const).map((kind) =>
-            number(mean(mine.map((row) => share(row.after.kinds[kind]))), 3),
+            number(mean(ended.map((row) => share(row.after.kinds[kind]))), 3),
           ),
           number(most("moved"), 2),
           number(most("kl"), 4),

@@ -17,8 +17,8 @@ node_modules/.bin/node --input-type=module -e '
   const { ensureAddon, planBuild } = await import(`${process.cwd()}/packages/torch/src/build.ts`);
   const { findTorch } = await import(`${process.cwd()}/packages/torch/src/find.ts`);
   console.error(ensureAddon(planBuild(findTorch()), { onProgress: console.error }));'
-[ $# -gt 0 ] || set -- packages/torch/src/fused.test.ts packages/massif/src/model/packed.test.ts packages/massif/src/model/decode.test.ts \
-  packages/massif/src/optim packages/massif/src/train/trainer.test.ts
+[ $# -gt 0 ] || set -- packages/torch/src/fused.test.ts packages/torch/src/attention.test.ts packages/torch/src/narrow.test.ts \
+  packages/massif/src/model/packed.test.ts packages/massif/src/model/decode.test.ts packages/massif/src/optim packages/massif/src/train/trainer.test.ts
 export ASAN_OPTIONS="detect_leaks=0:alloc_dealloc_mismatch=0:${ASAN_OPTIONS:-}"
 LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so)" \
   exec node_modules/.bin/node node_modules/vitest/vitest.mjs run "$@"
