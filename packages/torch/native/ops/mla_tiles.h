@@ -48,7 +48,7 @@ struct Documents {
   const int32_t* start;   // [B, T]; null: one document a row
   const int32_t* shared;  // [B, T, 2] from and to; null: none shares
   Range own(int64_t b, int64_t t) const {
-    return {start ? std::clamp<int64_t>(start[b * T + t], 0, t + 1) : 0, t + 1};
+    return {start ? std::clamp<int64_t>(start[b * T + t], 0, t) : 0, t + 1};  // itself in any case
   }
   Range prefix(int64_t b, int64_t t) const {
     if (!shared) return {0, 0};
